@@ -1,0 +1,26 @@
+//! The rules of the sync protocol, and nothing else.
+//!
+//! This crate does no I/O, reads no clock and knows no database: everything in it is a pure function of its
+//! arguments, so a rule is tested by calling it. The words are the protocol's: a *user* owns a *stream* of
+//! *changes*, each made by a *source* (one installation of an app) to a *row*.
+//!
+//! - [`admit`](change::admit) turns what a device sent into a well-formed [`Change`] or a [`Refusal`].
+//! - [`Planner`](plan::Planner) decides uploads against what a store has loaded and says what is to be written.
+//! - [`window`] says which part of a stream a download may hand out.
+
+pub mod catalog;
+pub mod change;
+pub mod decision;
+pub mod ids;
+pub mod json;
+pub mod limits;
+pub mod plan;
+pub mod stream;
+pub mod window;
+
+pub use catalog::{Catalog, Table, TableName};
+pub use change::{Change, Op, Payload, RawChange, Submission, Upload};
+pub use decision::{Decision, Reason, Refusal, ServerRow};
+pub use ids::{RowVersion, ServerSeq, SourceChangeId, SourceId, UserId};
+pub use plan::{Plan, Planner};
+pub use stream::{LogEntry, Logged, RowKey, RowState, Snapshot, StreamHead, Wanted};

@@ -1,0 +1,261 @@
+//! The decision table of the protocol: what becomes of each change of an upload.
+//!
+//! A [`Planner`] is made of what a store has loaded, decides one upload after another, each change seeing the
+//! effect of those before it, and ends as a [`Plan`]: all that is to be written. It cannot fail; whether
+//! the plan still holds when it is written is for the store to check, against [`Plan::head`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::change::{Change, OpKind, Payload, Upload};
+use crate::decision::{Decision, Reason, Refusal, ServerRow};
+use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
+use crate::limits::UploadLimits;
+use crate::stream::{LogEntry, RowKey, RowState, Snapshot, StreamHead, Wanted, WantedRow};
+
+/// What is to be written, all of it or nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The end of the stream that the plan was made on. It must still be the end when the plan is written.
+    pub head: StreamHead,
+    /// When the changes count as applied.
+    pub at: Timestamp,
+    /// The new entries of the log, numbered from `head` on without a gap.
+    pub log: Vec<LogEntry>,
+    /// What the entries add up to, each row once, in the order of `entry`.
+    pub rows: Vec<RowEffect>,
+}
+
+impl Plan {
+    /// The end of the stream once the plan is written.
+    pub fn next_head(&self) -> ServerSeq {
+        self.log.last().map_or(self.head.seq, |entry| entry.server_id)
+    }
+}
+
+/// What a plan does to one row in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowEffect {
+    /// The position in [`Plan::log`] of the row's last entry: its version and payload are the row's.
+    pub entry: usize,
+    /// Whether the store knows the row already, be it as a tombstone.
+    pub known: bool,
+}
+
+/// The answer to one upload.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// False if a table was not registered, the upload was too large, or it was atomic and aborted.
+    pub accepted: bool,
+    /// The end of the stream after this upload.
+    pub head: ServerSeq,
+    /// One decision per change, in the order of the upload.
+    pub decisions: Vec<Decision>,
+}
+
+impl Wanted {
+    /// All that has to be loaded before these uploads can be decided.
+    pub fn of<'a>(uploads: impl IntoIterator<Item = &'a Upload>) -> Self {
+        let mut wanted = Self::default();
+        let mut positions = HashMap::new();
+        let mut keys = std::collections::HashSet::new();
+        for upload in uploads {
+            for change in upload.submissions.iter().filter_map(|submission| submission.change.as_ref().ok()) {
+                let key = (upload.source.clone(), change.source_change_id);
+                if keys.insert(key.clone()) {
+                    wanted.keys.push(key);
+                }
+                wanted.want_row(change, &mut positions);
+            }
+        }
+        wanted
+    }
+
+    fn want_row<'a>(&mut self, change: &'a Change, positions: &mut HashMap<&'a RowKey, usize>) {
+        match positions.get(&change.row) {
+            // A second change of a row may have to be compared with what the row was before the first.
+            Some(&position) => self.rows[position].expected = None,
+            None => {
+                positions.insert(&change.row, self.rows.len());
+                self.rows.push(WantedRow { key: change.row.clone(), expected: Some(change.base) });
+            }
+        }
+    }
+}
+
+/// Decides uploads of one user. See the [module](self).
+#[derive(Debug)]
+pub struct Planner {
+    snapshot: Snapshot,
+    limits: UploadLimits,
+    log: Vec<LogEntry>,
+    /// The position in `log` of the last entry of each row that an entry is about.
+    last_entry: HashMap<RowKey, usize>,
+    /// The position in `log` of each new idempotency key.
+    new_keys: HashMap<(SourceId, SourceChangeId), usize>,
+}
+
+impl Planner {
+    /// Starts from what a store loaded for [`Wanted::of`] the uploads to be decided.
+    pub fn new(snapshot: Snapshot, limits: UploadLimits) -> Self {
+        Self { snapshot, limits, log: Vec::new(), last_entry: HashMap::new(), new_keys: HashMap::new() }
+    }
+
+    /// Decides one upload on top of those decided before.
+    pub fn decide(&mut self, upload: &Upload) -> Verdict {
+        if upload.submissions.len() > self.limits.changes_max {
+            return self.refuse_whole(upload);
+        }
+        let mark = self.log.len();
+        let mut undo = Vec::new();
+        let mut accepted = true;
+        let mut decisions = Vec::with_capacity(upload.submissions.len());
+        for submission in &upload.submissions {
+            decisions.push(match &submission.change {
+                Ok(change) => self.decide_change(&upload.source, change, &mut undo),
+                Err(refusal) => {
+                    accepted &= refusal.reason != Reason::UnregisteredTable;
+                    Decision::Invalid(refusal.clone())
+                }
+            });
+        }
+        if upload.atomic && !decisions.iter().all(Decision::is_applied) {
+            self.undo(mark, undo);
+            self.abort(upload, &mut decisions);
+            accepted = false;
+        }
+        Verdict { accepted, head: self.head(), decisions }
+    }
+
+    /// All that the decided uploads write.
+    pub fn finish(self, at: Timestamp) -> Plan {
+        let mut rows: Vec<RowEffect> = self
+            .last_entry
+            .iter()
+            .map(|(key, &entry)| RowEffect { entry, known: self.snapshot.rows.contains_key(key) })
+            .collect();
+        rows.sort_unstable_by_key(|effect| effect.entry);
+        Plan { head: self.snapshot.head, at, log: self.log, rows }
+    }
+
+    fn head(&self) -> ServerSeq {
+        self.log.last().map_or(self.snapshot.head.seq, |entry| entry.server_id)
+    }
+
+    fn refuse_whole(&self, upload: &Upload) -> Verdict {
+        let (count, max) = (upload.submissions.len(), self.limits.changes_max);
+        let refusal = Refusal::new(Reason::BatchTooLarge, format!("{count} changes in one upload, {max} at most"));
+        let decisions = vec![Decision::Invalid(refusal); count];
+        Verdict { accepted: false, head: self.head(), decisions }
+    }
+
+    fn decide_change(
+        &mut self,
+        source: &SourceId,
+        change: &Arc<Change>,
+        undo: &mut Vec<(RowKey, Option<usize>)>,
+    ) -> Decision {
+        if let Some(decision) = self.decide_known_key(source, change) {
+            return decision;
+        }
+        let (version, exists) = self.row(&change.row);
+        match (change.op.kind(), version, exists) {
+            (OpKind::Delete, RowVersion(0), _) => Decision::Applied { version: None },
+            (OpKind::Delete, version, false) if change.base == version => Decision::Applied { version: Some(version) },
+            (_, version, _) if change.base == version => self.apply(source, change, undo),
+            _ => Decision::Conflict(self.server_row(&change.row)),
+        }
+    }
+
+    /// Rules 3 and 4: the key is in the log already, for this change or for another.
+    fn decide_known_key(&self, source: &SourceId, change: &Change) -> Option<Decision> {
+        let key = (source.clone(), change.source_change_id);
+        let (op, row, payload, version) = match self.new_keys.get(&key) {
+            Some(&position) => {
+                let LogEntry { change, version, .. } = &self.log[position];
+                (change.op.kind(), &change.row, change.op.payload(), *version)
+            }
+            None => {
+                let logged = self.snapshot.logged.get(&key)?;
+                (logged.op, &logged.row, logged.payload.as_ref(), logged.version)
+            }
+        };
+        let same = op == change.op.kind() && *row == change.row && payload == change.op.payload();
+        Some(if same {
+            Decision::Applied { version: Some(version) }
+        } else {
+            let message = format!("source_change_id {} was used for another change before", change.source_change_id);
+            Decision::Invalid(Refusal::new(Reason::SourceChangeIdReused, message))
+        })
+    }
+
+    /// Rule 8: appends the change to the log.
+    fn apply(&mut self, source: &SourceId, change: &Arc<Change>, undo: &mut Vec<(RowKey, Option<usize>)>) -> Decision {
+        let version = change.base.next();
+        let entry =
+            LogEntry { server_id: self.head().next(), source: source.clone(), change: Arc::clone(change), version };
+        let position = self.log.len();
+        self.log.push(entry);
+        self.new_keys.insert((source.clone(), change.source_change_id), position);
+        let before = self.last_entry.insert(change.row.clone(), position);
+        undo.push((change.row.clone(), before));
+        Decision::Applied { version: Some(version) }
+    }
+
+    /// The row's version, and whether it exists, after all that was decided so far.
+    fn row(&self, key: &RowKey) -> (RowVersion, bool) {
+        if let Some(&position) = self.last_entry.get(key) {
+            let entry = &self.log[position];
+            return (entry.version, entry.change.op.kind() != OpKind::Delete);
+        }
+        match self.snapshot.rows.get(key) {
+            Some((version, state)) => (*version, *state != RowState::Deleted),
+            None => (RowVersion(0), false),
+        }
+    }
+
+    fn server_row(&self, key: &RowKey) -> ServerRow {
+        let payload: Option<&Payload> = match self.last_entry.get(key) {
+            Some(&position) => self.log[position].change.op.payload(),
+            None => match self.snapshot.rows.get(key) {
+                Some((_, RowState::Live(payload))) => Some(payload),
+                _ => None,
+            },
+        };
+        ServerRow { table: key.table.clone(), pk: key.pk, version: self.row(key).0, payload: payload.cloned() }
+    }
+
+    /// Takes back all entries from `mark` on.
+    fn undo(&mut self, mark: usize, undo: Vec<(RowKey, Option<usize>)>) {
+        for (key, before) in undo.into_iter().rev() {
+            match before {
+                Some(position) => self.last_entry.insert(key, position),
+                None => self.last_entry.remove(&key),
+            };
+        }
+        self.log.truncate(mark);
+        self.new_keys.retain(|_, position| *position < mark);
+    }
+
+    /// Rewrites the decisions of an atomic upload that was undone.
+    ///
+    /// What an earlier upload applied stays `applied`, as promise 1 has it; a conflict shows the row
+    /// as it is now and not as the undone changes had made it.
+    fn abort(&self, upload: &Upload, decisions: &mut [Decision]) {
+        for (decision, submission) in decisions.iter_mut().zip(&upload.submissions) {
+            let Ok(change) = &submission.change else {
+                continue;
+            };
+            match decision {
+                Decision::Conflict(server_row) => *server_row = self.server_row(&change.row),
+                Decision::Applied { .. } if self.decide_known_key(&upload.source, change).is_none() => {
+                    let message = "another change of this atomic upload was not applied";
+                    *decision = Decision::Invalid(Refusal::new(Reason::BatchAborted, message));
+                }
+                Decision::Applied { .. } | Decision::Invalid(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a store keeps of a user: the stream of applied changes and the rows they add up to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::catalog::TableName;
+use crate::change::{Change, OpKind, Payload};
+use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
+
+/// What names a row of one user.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RowKey {
+    /// The row's table.
+    pub table: TableName,
+    /// The row's primary key.
+    pub pk: Uuid,
+}
+
+/// Where a user's stream ends. A commit names the head it was planned on and fails if the stream has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamHead {
+    /// The highest `server_id` handed out; 0 for a user without changes.
+    pub seq: ServerSeq,
+}
+
+/// What [`Planner`](crate::Planner) has to know before it can decide some uploads of one user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The rows named by the changes, each once.
+    pub rows: Vec<WantedRow>,
+    /// The idempotency keys of the changes, each once.
+    pub keys: Vec<(SourceId, SourceChangeId)>,
+}
+
+/// A row whose state is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WantedRow {
+    /// The row.
+    pub key: RowKey,
+    /// The one version the changes name, if they all name the same. A store may leave the payload of a row
+    /// at that version [`Unloaded`](RowState::Unloaded): nothing will be compared with it.
+    pub expected: Option<RowVersion>,
+}
+
+/// What a store answers to [`Wanted`], all of it as of one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// The end of the user's stream.
+    pub head: StreamHead,
+    /// The wanted rows that the server has seen, tombstones included.
+    pub rows: HashMap<RowKey, (RowVersion, RowState)>,
+    /// The wanted keys that are in the log.
+    pub logged: HashMap<(SourceId, SourceChangeId), Logged>,
+}
+
+/// The state of a row that the server has seen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RowState {
+    /// The row was deleted; its version is kept.
+    Deleted,
+    /// The row exists with this payload.
+    Live(Payload),
+    /// The row exists; its payload was not asked for.
+    Unloaded,
+}
+
+/// An applied change as its idempotency key remembers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logged {
+    /// What the change did.
+    pub op: OpKind,
+    /// The row it changed.
+    pub row: RowKey,
+    /// Its payload; none for a delete.
+    pub payload: Option<Payload>,
+    /// The version it gave the row.
+    pub version: RowVersion,
+}
+
+/// A change that is about to be appended to a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogEntry {
+    /// Its place in the stream.
+    pub server_id: ServerSeq,
+    /// The source that made it.
+    pub source: SourceId,
+    /// The change.
+    pub change: Arc<Change>,
+    /// The version it gives the row.
+    pub version: RowVersion,
+}
+
+/// A change as it is handed to a device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamChange {
+    /// Its place in the stream.
+    pub server_id: ServerSeq,
+    /// The row it changed.
+    pub row: RowKey,
+    /// What it did.
+    pub op: OpKind,
+    /// The payload; none for a delete.
+    pub payload: Option<Payload>,
+    /// The version it gave the row.
+    pub version: RowVersion,
+    /// The source that made it.
+    pub source: SourceId,
+    /// The source's own number for it.
+    pub source_change_id: SourceChangeId,
+    /// When the server applied it, to the microsecond.
+    pub at: Timestamp,
+}
