@@ -1,0 +1,109 @@
+//! A store in memory: for tests, and for a server whose data may go when it stops.
+//!
+//! It is also the shortest statement of what [`SyncStore`] asks of a store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use outrigger_application::ports::store::{StoreError, SyncStore};
+use outrigger_domain::stream::{StreamChange, StreamHead};
+use outrigger_domain::window::{PageQuery, Slice};
+use outrigger_domain::{
+    Logged, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId, SourceId, UserId, Wanted,
+};
+
+/// The streams of all users, kept in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    users: Mutex<HashMap<UserId, Stream>>,
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    log: BTreeMap<ServerSeq, StreamChange>,
+    keys: HashMap<(SourceId, SourceChangeId), ServerSeq>,
+    rows: HashMap<RowKey, (RowVersion, RowState)>,
+}
+
+impl Stream {
+    fn head(&self) -> StreamHead {
+        StreamHead { seq: self.log.last_key_value().map_or(ServerSeq(0), |(&seq, _)| seq) }
+    }
+
+    fn append(&mut self, plan: Plan) {
+        for effect in &plan.rows {
+            let entry = &plan.log[effect.entry];
+            let state = entry.change.op.payload().map_or(RowState::Deleted, |payload| RowState::Live(payload.clone()));
+            self.rows.insert(entry.change.row.clone(), (entry.version, state));
+        }
+        for entry in plan.log {
+            self.keys.insert((entry.source.clone(), entry.change.source_change_id), entry.server_id);
+            let change = StreamChange {
+                server_id: entry.server_id,
+                row: entry.change.row.clone(),
+                op: entry.change.op.kind(),
+                payload: entry.change.op.payload().cloned(),
+                version: entry.version,
+                source: entry.source,
+                source_change_id: entry.change.source_change_id,
+                at: plan.at,
+            };
+            self.log.insert(entry.server_id, change);
+        }
+    }
+}
+
+impl MemoryStore {
+    fn users(&self) -> MutexGuard<'_, HashMap<UserId, Stream>> {
+        // Nothing that can panic runs under the lock.
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl SyncStore for MemoryStore {
+    async fn load(&self, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+        let users = self.users();
+        let Some(stream) = users.get(user) else { return Ok(Snapshot::default()) };
+        let row = |key: &RowKey| stream.rows.get(key).map(|row| (key.clone(), row.clone()));
+        let logged = |key: &(SourceId, SourceChangeId)| {
+            let change = &stream.log[stream.keys.get(key)?];
+            let (row, payload) = (change.row.clone(), change.payload.clone());
+            Some((key.clone(), Logged { op: change.op, row, payload, version: change.version }))
+        };
+        Ok(Snapshot {
+            head: stream.head(),
+            rows: wanted.rows.iter().filter_map(|wanted| row(&wanted.key)).collect(),
+            logged: wanted.keys.iter().filter_map(logged).collect(),
+        })
+    }
+
+    async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError> {
+        let mut users = self.users();
+        let stream = users.entry(user.clone()).or_default();
+        if stream.head() != plan.head {
+            return Err(StoreError::Contention);
+        }
+        stream.append(plan);
+        Ok(())
+    }
+
+    async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
+        let users = self.users();
+        let Some(stream) = users.get(user) else { return Ok(Slice::default()) };
+        let matches = |change: &&StreamChange| {
+            query.schema.as_deref().is_none_or(|schema| change.row.table.schema() == schema)
+                && query.exclude.as_ref().is_none_or(|source| change.source != *source)
+                && query.until.is_none_or(|until| change.server_id <= until)
+        };
+        let after = stream.log.range((Bound::Excluded(query.after), Bound::Unbounded)).map(|(_, change)| change);
+        let changes = after.filter(matches).take(query.limit as usize + 1).cloned().collect();
+        Ok(Slice { head: stream.head(), changes })
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

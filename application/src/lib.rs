@@ -1,0 +1,23 @@
+//! The use cases of the server and the ports they stand on.
+//!
+//! A port is a promise that an adapter keeps; the use cases here rely on nothing else. `upload` reads, decides
+//! and writes; `download` reads one page. Which database, which token and which transport are none of
+//! this crate's business.
+
+pub mod download;
+mod lanes;
+pub mod ports;
+pub mod upload;
+
+pub use download::Download;
+pub use ports::authenticator::{AuthError, Authenticator, Caller, Credentials, TokenIssuer};
+pub use ports::clock::{Clock, SystemClock};
+pub use ports::store::{StoreError, SyncStore};
+pub use upload::UploadService;
+
+#[cfg(any(test, feature = "mock"))]
+pub use ports::{
+    authenticator::{MockAuthenticator, MockTokenIssuer},
+    clock::MockClock,
+    store::MockSyncStore,
+};

@@ -1,0 +1,67 @@
+//! Where streams are kept.
+
+use async_trait::async_trait;
+use outrigger_domain::window::{PageQuery, Slice};
+use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
+
+/// The cause of a store's error, for the log and never for a device.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a store did not do what it was asked, named by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The stream has moved since the plan was made; nothing was written. Load and plan again.
+    #[error("the stream has moved")]
+    Contention,
+    /// The storage cannot be reached or is overloaded; the same call may succeed later. A commit that ends
+    /// like this may have been written: the idempotency keys tell.
+    #[error("storage is unavailable: {0}")]
+    Unavailable(#[source] Cause),
+    /// The storage holds something that this server cannot have written. Retrying does not help.
+    #[error("storage is corrupt: {what}")]
+    Corrupt {
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// The storage refused a call that should have worked: a defect of the adapter or of its set-up.
+    #[error("storage failed: {0}")]
+    Backend(#[source] Cause),
+}
+
+/// The streams, rows and idempotency keys of all users.
+///
+/// # What a caller may rely on
+///
+/// - **One user, one stream.** Every call is about one user and neither reads nor writes anything of another.
+///   Calls for different users never wait for each other's locks.
+/// - **Compare and swap.** [`commit`](Self::commit) writes a plan only if the user's stream still ends where
+///   the plan's snapshot saw it. With [`load`](Self::load) seeing one moment, this alone serialises a user's uploads:
+///   there is no lock and no transaction between two calls, and nothing to leak when a caller goes away.
+/// - **Order of commit.** A page read after a commit was answered holds that commit's changes, and no change ever
+///   appears at or below a `server_id` that any reader has already been told of.
+/// - **Durability.** What `commit` has answered survives the death of the process, and of the machine
+///   unless the store is documented not to.
+/// - **Cancellation.** A future dropped at any point leaves the store as after an answer that was lost: a
+///   commit is there as a whole or not at all, and no connection stays inside a transaction.
+#[cfg_attr(any(test, feature = "mock"), mockall::automock)]
+#[async_trait]
+pub trait SyncStore: Send + Sync {
+    /// What the rules need to decide uploads of `user`, all of it as of one moment.
+    ///
+    /// A row or key that is not in the answer is unknown to the store. A user never heard of has an empty stream.
+    async fn load(&self, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError>;
+
+    /// Writes the whole plan, or nothing.
+    ///
+    /// Needs a plan with at least one entry, made of a snapshot of the same `user`.
+    /// Fails with [`StoreError::Contention`], leaving no trace, if the stream no longer ends at the plan's head.
+    async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError>;
+
+    /// The first changes of the user's stream that match the query, and the stream's end as of the same moment.
+    ///
+    /// At most `query.limit + 1` changes, in ascending order; fewer only if no more match.
+    async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError>;
+
+    /// Whether the storage answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

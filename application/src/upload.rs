@@ -1,0 +1,155 @@
+//! Taking in what devices changed: read, decide, write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_domain::change::admit;
+use outrigger_domain::limits::UploadLimits;
+use outrigger_domain::plan::Verdict;
+use outrigger_domain::{Catalog, Planner, RawChange, Submission, Upload, UserId, Wanted};
+use tokio::sync::oneshot;
+
+use crate::lanes::{Joined, Lanes};
+use crate::ports::clock::Clock;
+use crate::ports::store::{StoreError, SyncStore};
+
+/// Changes that are loaded, decided and written together, at the most, unless one upload alone has more.
+const ROUND_CHANGES_MAX: usize = 1_000;
+/// Times that a round is planned before other nodes, uploading for the same user, are held to have won.
+const ATTEMPTS_MAX: u32 = 20;
+/// The longest pause before the second attempt; it doubles up to [`BACKOFF_MAX`]. Each pause is random.
+const BACKOFF_MIN: Duration = Duration::from_millis(1);
+const BACKOFF_MAX: Duration = Duration::from_millis(64);
+
+/// An error that several uploads share, since they were written together.
+pub type SharedError = Arc<StoreError>;
+
+type Answer = Result<Verdict, SharedError>;
+
+struct Job {
+    upload: Upload,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// The use case behind `POST /sync/upload`. Cheap to clone.
+#[derive(Clone)]
+pub struct UploadService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn SyncStore>,
+    clock: Arc<dyn Clock>,
+    catalog: Arc<Catalog>,
+    limits: UploadLimits,
+    lanes: Lanes<Job>,
+}
+
+impl UploadService {
+    /// Uploads to this store changes of these tables.
+    pub fn new(store: Arc<dyn SyncStore>, clock: Arc<dyn Clock>, catalog: Arc<Catalog>, limits: UploadLimits) -> Self {
+        Self { inner: Arc::new(Inner { store, clock, catalog, limits, lanes: Lanes::default() }) }
+    }
+
+    /// Checks one change as it was sent.
+    pub fn admit(&self, raw: RawChange<'_>) -> Submission {
+        admit(raw, &self.inner.catalog, &self.inner.limits)
+    }
+
+    /// Decides an upload and writes what is to be applied.
+    ///
+    /// The work goes on when the caller goes away: the device will ask again and be told what came of it.
+    /// Fails with [`StoreError::Contention`] only if other nodes kept winning the user's stream.
+    pub async fn upload(&self, user: &UserId, upload: Upload) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        match self.inner.lanes.join(user, Job { upload, answer }) {
+            Joined::Waiting => {}
+            Joined::Full => return Err(unavailable("too many uploads of this user are waiting")),
+            Joined::StartWorker => {
+                let worker = Worker { inner: Arc::clone(&self.inner), user: user.clone() };
+                tokio::spawn(async move { worker.run().await });
+            }
+        }
+        answered.await.unwrap_or_else(|_| Err(unavailable("the upload's worker died")))
+    }
+}
+
+fn unavailable(what: &'static str) -> SharedError {
+    Arc::new(StoreError::Unavailable(what.into()))
+}
+
+/// Works off the lane of one user. Closes the lane when dropped, so that a panic cannot leave it blocked.
+struct Worker {
+    inner: Arc<Inner>,
+    user: UserId,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.inner.lanes.close(&self.user);
+        }
+    }
+}
+
+impl Worker {
+    async fn run(&self) {
+        let size = |job: &Job| job.upload.submissions.len();
+        while let Some(jobs) = self.inner.lanes.take(&self.user, ROUND_CHANGES_MAX, size) {
+            let uploads: Vec<&Upload> = jobs.iter().map(|job| &job.upload).collect();
+            let answers = self.inner.answer_all(&self.user, &uploads).await;
+            for (job, answer) in jobs.into_iter().zip(answers) {
+                // A device that has gone away does not hear the answer.
+                let _ = job.answer.send(answer);
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn answer_all(&self, user: &UserId, uploads: &[&Upload]) -> Vec<Answer> {
+        match self.write(user, uploads).await {
+            Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+            // One upload that the storage chokes on must not take the others with it.
+            Err(StoreError::Backend(_) | StoreError::Corrupt { .. }) if uploads.len() > 1 => {
+                let mut answers = Vec::with_capacity(uploads.len());
+                for upload in uploads {
+                    let alone = self.write(user, &[upload]).await;
+                    answers.push(alone.map_err(Arc::new).map(|mut verdicts| verdicts.remove(0)));
+                }
+                answers
+            }
+            Err(error) => {
+                let shared = Arc::new(error);
+                uploads.iter().map(|_| Err(Arc::clone(&shared))).collect()
+            }
+        }
+    }
+
+    /// Decides the uploads one after another and writes them together: one verdict each.
+    async fn write(&self, user: &UserId, uploads: &[&Upload]) -> Result<Vec<Verdict>, StoreError> {
+        let decidable = |upload: &&&Upload| upload.submissions.len() <= self.limits.changes_max;
+        let wanted = Wanted::of(uploads.iter().filter(decidable).copied());
+        let mut backoff = BACKOFF_MIN;
+        for _ in 0..ATTEMPTS_MAX {
+            let mut planner = Planner::new(self.store.load(user, &wanted).await?, self.limits);
+            let verdicts = uploads.iter().map(|upload| planner.decide(upload)).collect();
+            let plan = planner.finish(self.clock.now());
+            if plan.log.is_empty() {
+                return Ok(verdicts);
+            }
+            match self.store.commit(user, plan).await {
+                Ok(()) => return Ok(verdicts),
+                Err(StoreError::Contention) => {
+                    tokio::time::sleep(backoff.mul_f64(fastrand::f64())).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Contention)
+    }
+}
+
+#[cfg(test)]
+mod tests;

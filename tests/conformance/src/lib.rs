@@ -1,0 +1,80 @@
+//! The contract of the stores, written once and run by every one of them.
+//!
+//! A rule is an async function of a [`World`]; [`suite!`] lists them all and makes each a test of one back
+//! end. The rules talk to the use cases wherever a device could see the difference, and to the port
+//! only where the promise is the port's own.
+
+pub mod decisions;
+pub mod downloads;
+pub mod port;
+pub mod promises;
+pub mod races;
+pub mod world;
+
+pub use world::{Backend, World};
+
+/// Makes every rule a test of one back end, given by its [`Backend`] type.
+#[macro_export]
+macro_rules! suite {
+    ($backend:ty) => {
+        $crate::suite! { @rules $backend;
+            decisions::a_malformed_change_is_bad_payload,
+            decisions::an_unregistered_table_is_refused_and_the_rest_goes_on,
+            decisions::the_first_matching_rule_wins,
+            decisions::a_retry_is_told_what_the_first_try_was_told,
+            decisions::a_reused_id_is_refused,
+            decisions::a_key_sent_twice_in_one_request_is_decided_against_the_first,
+            decisions::a_key_belongs_to_its_source,
+            decisions::a_refused_change_does_not_use_up_its_key,
+            decisions::deleting_an_unseen_row_is_applied_without_a_trace,
+            decisions::deleting_a_tombstone_at_its_version_is_applied_without_a_trace,
+            decisions::the_named_version_decides,
+            decisions::a_stale_change_is_a_conflict_with_the_row,
+            decisions::a_conflict_shows_a_tombstone_and_an_unknown_row,
+            decisions::changes_of_one_request_see_each_other,
+            decisions::a_conflict_in_a_chain_shows_what_the_chain_made,
+            decisions::one_bad_change_blocks_no_other,
+            decisions::a_deleted_row_can_be_made_again,
+            decisions::an_upload_over_the_limit_is_refused_whole,
+            decisions::an_empty_upload_is_accepted,
+            decisions::an_atomic_upload_applies_whole,
+            decisions::an_atomic_upload_with_one_conflict_leaves_no_trace,
+            decisions::an_aborted_upload_may_be_sent_again,
+            decisions::an_aborted_upload_still_confirms_what_was_applied_before,
+            promises::a_version_counts_every_applied_change,
+            promises::a_rejected_change_never_reaches_another_device,
+            promises::the_stream_has_no_holes,
+            promises::users_see_nothing_of_each_other,
+            promises::odd_ids_are_kept_apart,
+            promises::payloads_come_back_as_they_came,
+            promises::a_row_is_named_by_schema_table_and_pk,
+            promises::the_log_tells_who_and_when,
+            downloads::pages_follow_each_other_without_a_gap,
+            downloads::own_changes_are_left_out_unless_asked_for,
+            downloads::a_schema_filter_leaves_out_the_rest,
+            downloads::an_exhausted_window_moves_the_cursor_to_its_end,
+            downloads::until_freezes_the_window,
+            downloads::a_cursor_beyond_the_end_stays,
+            downloads::an_empty_stream_answers,
+            races::one_of_twenty_racing_uploads_to_a_row_wins,
+            races::twelve_copies_of_an_upload_apply_once_and_answer_alike,
+            races::a_reader_polling_during_uploads_misses_nothing,
+            races::users_do_not_disturb_each_other,
+            races::an_upload_whose_caller_left_is_whole_or_absent,
+            port::a_commit_on_a_moved_stream_leaves_no_trace,
+            port::a_first_commit_on_a_started_stream_is_contention,
+            port::load_answers_what_is_wanted_and_no_more,
+            port::a_large_upload_is_loaded_and_written,
+            port::storage_answers,
+        }
+    };
+    (@rules $backend:ty; $($module:ident::$rule:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn $rule() {
+                let world = $crate::World::<$backend>::new().await;
+                $crate::$module::$rule(&world).await;
+            }
+        )*
+    };
+}

@@ -1,0 +1,268 @@
+//! A small world to write rules in: nodes over one storage, users, and devices that upload and download.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use outrigger_application::{Clock, Download, SyncStore, UploadService};
+use outrigger_domain::limits::UploadLimits;
+use outrigger_domain::plan::Verdict;
+use outrigger_domain::stream::StreamChange;
+use outrigger_domain::window::{Page, PageQuery};
+use outrigger_domain::{
+    Catalog, Decision, RawChange, Reason, RowVersion, ServerSeq, SourceId, Submission, Table, TableName, Upload, UserId,
+};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// Changes in one upload, at the most, in this world.
+pub const UPLOAD_CHANGES_MAX: usize = 500;
+/// Bytes of one payload, at the most, in this world.
+pub const PAYLOAD_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// A storage of its own for one test, and stores on it.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// An empty storage.
+    async fn start() -> Self;
+    /// One more node over the same storage.
+    async fn node(&self) -> Arc<dyn SyncStore>;
+}
+
+/// A clock that stands still unless it is moved.
+#[derive(Debug)]
+pub struct TestClock {
+    micros: AtomicI64,
+}
+
+impl TestClock {
+    /// Moves the clock forward.
+    pub fn advance(&self, micros: i64) {
+        self.micros.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_microsecond(self.micros.load(Ordering::SeqCst)).expect("a time in range")
+    }
+}
+
+/// One storage, one clock, and as many nodes as a rule asks for.
+pub struct World<B> {
+    /// The storage.
+    pub backend: B,
+    /// The clock of all nodes.
+    pub clock: Arc<TestClock>,
+    first: Node,
+}
+
+impl<B: Backend> World<B> {
+    /// An empty world with one node.
+    pub async fn new() -> Self {
+        let clock = Arc::new(TestClock { micros: AtomicI64::new(1_700_000_000_123_456) });
+        let backend = B::start().await;
+        let first = Node::new(backend.node().await, &clock);
+        Self { backend, clock, first }
+    }
+
+    /// One more node over the same storage.
+    pub async fn node(&self) -> Node {
+        Node::new(self.backend.node().await, &self.clock)
+    }
+
+    /// The store of the first node.
+    pub fn store(&self) -> &dyn SyncStore {
+        &*self.first.store
+    }
+
+    /// A device on the first node.
+    pub fn device(&self, user: &str, source: &str) -> Device {
+        self.first.device(user, source)
+    }
+}
+
+/// A server.
+#[derive(Clone)]
+pub struct Node {
+    store: Arc<dyn SyncStore>,
+    uploads: UploadService,
+    downloads: Download,
+}
+
+impl Node {
+    fn new(store: Arc<dyn SyncStore>, clock: &Arc<TestClock>) -> Self {
+        let limits = UploadLimits { changes_max: UPLOAD_CHANGES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
+        let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(clock);
+        let uploads = UploadService::new(Arc::clone(&store), clock, Arc::new(catalog()), limits);
+        Self { downloads: Download::new(Arc::clone(&store)), store, uploads }
+    }
+
+    /// A device that talks to this node.
+    pub fn device(&self, user: &str, source: &str) -> Device {
+        Device { node: self.clone(), user: user_id(user), source: source_id(source) }
+    }
+}
+
+/// The tables of this world: `users` and `posts`, and a second `users` in the schema `business`.
+fn catalog() -> Catalog {
+    let tables = ["public.users", "public.posts", "business.users"];
+    Catalog::new(tables.map(|name| Table::new(TableName::parse_qualified(name).expect("a good name"))))
+}
+
+/// A user's id.
+pub fn user_id(text: &str) -> UserId {
+    UserId::parse(text).expect("a good id")
+}
+
+/// A source's id.
+pub fn source_id(text: &str) -> SourceId {
+    SourceId::parse(text).expect("a good id")
+}
+
+/// A key that is the same in every run.
+pub fn pk(number: u128) -> Uuid {
+    Uuid::from_u128(0x0193_0000_0000_7000_8000_0000_0000_0000 + number)
+}
+
+/// One installation of an app.
+#[derive(Clone)]
+pub struct Device {
+    node: Node,
+    /// Its user.
+    pub user: UserId,
+    /// Its own id.
+    pub source: SourceId,
+}
+
+impl Device {
+    /// The upload that [`upload`](Self::upload) would send.
+    pub fn request(&self, changes: &[Sent], atomic: bool) -> Upload {
+        let submissions = changes.iter().map(|sent| self.admit(sent)).collect();
+        Upload { source: self.source.clone(), submissions, atomic }
+    }
+
+    fn admit(&self, sent: &Sent) -> Submission {
+        let payload = sent.payload.clone().map(|text| RawValue::from_string(text).expect("valid JSON"));
+        self.node.uploads.admit(RawChange {
+            source_change_id: sent.id,
+            schema: sent.schema,
+            table: sent.table,
+            op: sent.op,
+            pk: &sent.pk,
+            server_version: sent.version,
+            payload: payload.as_deref(),
+        })
+    }
+
+    /// Uploads changes.
+    pub async fn upload(&self, changes: impl AsRef<[Sent]>) -> Verdict {
+        let request = self.request(changes.as_ref(), false);
+        self.node.uploads.upload(&self.user, request).await.expect("storage works")
+    }
+
+    /// Uploads changes, all or none.
+    pub async fn upload_atomic(&self, changes: impl AsRef<[Sent]>) -> Verdict {
+        let request = self.request(changes.as_ref(), true);
+        self.node.uploads.upload(&self.user, request).await.expect("storage works")
+    }
+
+    /// Uploads changes that must all be applied, and gives the new versions.
+    pub async fn apply(&self, changes: impl AsRef<[Sent]>) -> Vec<i64> {
+        versions(&self.upload(changes).await)
+    }
+
+    /// Downloads one page.
+    pub async fn page(&self, query: &PageQuery) -> Page {
+        self.node.downloads.page(&self.user, query).await.expect("storage works")
+    }
+
+    /// Downloads the whole stream, own changes included, page by page.
+    pub async fn stream(&self) -> Vec<StreamChange> {
+        let mut query = query(0, 1_000);
+        let mut all = Vec::new();
+        loop {
+            let page = self.page(&query).await;
+            all.extend(page.changes);
+            query.after = page.next_after;
+            if !page.has_more {
+                return all;
+            }
+        }
+    }
+}
+
+/// A query for everything after a cursor.
+pub fn query(after: i64, limit: u32) -> PageQuery {
+    PageQuery { after: ServerSeq(after), until: None, limit, schema: None, exclude: None }
+}
+
+/// The versions of a verdict whose changes were all applied.
+pub fn versions(verdict: &Verdict) -> Vec<i64> {
+    let version = |decision: &Decision| match decision {
+        Decision::Applied { version } => version.expect("a version").0,
+        other => panic!("not applied: {other:?}"),
+    };
+    assert!(verdict.accepted);
+    verdict.decisions.iter().map(version).collect()
+}
+
+/// The answer to a change that was applied.
+pub fn applied(version: i64) -> Decision {
+    Decision::Applied { version: Some(RowVersion(version)) }
+}
+
+/// The reason of a change that was refused.
+pub fn reason(decision: &Decision) -> Option<Reason> {
+    match decision {
+        Decision::Invalid(refusal) => Some(refusal.reason),
+        _ => None,
+    }
+}
+
+/// A change as a device sends it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// `source_change_id`
+    pub id: i64,
+    /// `schema`
+    pub schema: Option<&'static str>,
+    /// `table`
+    pub table: &'static str,
+    /// `op`
+    pub op: &'static str,
+    /// `pk`
+    pub pk: String,
+    /// `server_version`
+    pub version: i64,
+    /// `payload`
+    pub payload: Option<String>,
+}
+
+/// An INSERT into `users`.
+pub fn insert(id: i64, pk: Uuid, payload: impl Into<String>) -> Sent {
+    sent(id, "INSERT", pk, 0, Some(payload.into()))
+}
+
+/// An UPDATE of `users` at a version.
+pub fn update(id: i64, pk: Uuid, version: i64, payload: impl Into<String>) -> Sent {
+    sent(id, "UPDATE", pk, version, Some(payload.into()))
+}
+
+/// A DELETE from `users` at a version.
+pub fn delete(id: i64, pk: Uuid, version: i64) -> Sent {
+    sent(id, "DELETE", pk, version, None)
+}
+
+fn sent(id: i64, op: &'static str, pk: Uuid, version: i64, payload: Option<String>) -> Sent {
+    Sent { id, schema: None, table: "users", op, pk: pk.to_string(), version, payload }
+}
+
+impl Sent {
+    /// The same change of another table.
+    pub fn of(mut self, schema: Option<&'static str>, table: &'static str) -> Self {
+        (self.schema, self.table) = (schema, table);
+        self
+    }
+}
