@@ -77,6 +77,12 @@ impl<J> Lanes<J> {
         self.lock().remove(user);
     }
 
+    /// How many jobs wait in the user's lane.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, user: &UserId) -> usize {
+        self.lock().get(user).map_or(0, VecDeque::len)
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, VecDeque<J>>> {
         // No code that can panic runs under the lock, so the map is whole even if it is poisoned.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)

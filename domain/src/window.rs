@@ -59,3 +59,67 @@ pub fn page(query: &PageQuery, slice: Slice) -> Page {
     };
     Page { changes, has_more, next_after, window_until }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::change::OpKind;
+    use crate::{RowKey, RowVersion, SourceChangeId, TableName};
+
+    fn change(seq: i64) -> StreamChange {
+        StreamChange {
+            server_id: ServerSeq(seq),
+            row: RowKey { table: TableName::parse(None, "t").unwrap(), pk: Uuid::nil() },
+            op: OpKind::Delete,
+            payload: None,
+            version: RowVersion(1),
+            source: SourceId::parse("phone").unwrap(),
+            source_change_id: SourceChangeId(seq),
+            at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// What a store answers for a stream of which only some numbers match the filters.
+    fn slice(query: &PageQuery, head: i64, matching: &[i64]) -> Slice {
+        let until = query.until.map_or(i64::MAX, |until| until.0);
+        let inside = matching.iter().filter(|&&seq| query.after.0 < seq && seq <= until.min(head));
+        let changes = inside.take(query.limit as usize + 1).map(|&seq| change(seq)).collect();
+        Slice { head: StreamHead { seq: ServerSeq(head) }, changes }
+    }
+
+    proptest! {
+        #[test]
+        fn a_device_that_follows_the_cursor_reads_each_match_of_the_window_once(
+            head in 0..30_i64,
+            odd_only in any::<bool>(),
+            after in 0..35_i64,
+            until in proptest::option::of(1..35_i64),
+            limit in 1..8_u32,
+        ) {
+            let matching: Vec<i64> = (1..=head).filter(|seq| !odd_only || seq % 2 == 1).collect();
+            let end = until.unwrap_or(i64::MAX).min(head);
+            let mut query =
+                PageQuery { after: ServerSeq(after), until: until.map(ServerSeq), limit, schema: None, exclude: None };
+            let mut seen = Vec::new();
+            loop {
+                let page = page(&query, slice(&query, head, &matching));
+                prop_assert!(page.changes.len() <= limit as usize);
+                prop_assert_eq!(page.window_until.0, end);
+                prop_assert!(page.next_after >= query.after);
+                prop_assert!(!page.has_more || page.next_after > query.after);
+                seen.extend(page.changes.iter().map(|change| change.server_id.0));
+                query.after = page.next_after;
+                if !page.has_more {
+                    break;
+                }
+            }
+            let expected: Vec<i64> = matching.into_iter().filter(|&seq| after < seq && seq <= end).collect();
+            prop_assert_eq!(seen, expected);
+            prop_assert_eq!(query.after.0, after.max(end));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The planner against a naive model: random uploads, decided one by one and in groups.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use outrigger_domain::limits::UploadLimits;
+use outrigger_domain::*;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+/// A change in small numbers, so that keys, rows and versions collide often.
+#[derive(Clone, Debug)]
+struct Try {
+    id: i64,
+    row: u8,
+    base: i64,
+    op: u8,
+    value: u8,
+}
+
+#[derive(Clone, Debug)]
+struct Batch {
+    source: u8,
+    atomic: bool,
+    tries: Vec<Try>,
+}
+
+/// What the protocol's page says, over plain maps: (version, value of a live row) per row, and all applied changes.
+#[derive(Clone, Default)]
+struct Model {
+    rows: BTreeMap<u8, (i64, Option<u8>)>,
+    keys: HashMap<(u8, i64), (u8, u8, u8, i64)>,
+    log: Vec<(u8, i64, i64)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Answer {
+    Applied(Option<i64>),
+    Conflict(i64, Option<u8>),
+    Reused,
+    Aborted,
+}
+
+impl Model {
+    fn one(&mut self, source: u8, change: &Try) -> Answer {
+        let value = if change.op == 2 { 0 } else { change.value };
+        if let Some(&(op, row, known, version)) = self.keys.get(&(source, change.id)) {
+            let same = (op, row, known) == (change.op, change.row, value);
+            return if same { Answer::Applied(Some(version)) } else { Answer::Reused };
+        }
+        match self.rows.get(&change.row).copied() {
+            None if change.op == 2 => Answer::Applied(None),
+            Some((version, None)) if change.op == 2 && change.base == version => Answer::Applied(Some(version)),
+            row if change.base == row.map_or(0, |row| row.0) => {
+                let version = change.base + 1;
+                self.rows.insert(change.row, (version, (change.op != 2).then_some(value)));
+                self.keys.insert((source, change.id), (change.op, change.row, value, version));
+                self.log.push((source, change.id, version));
+                Answer::Applied(Some(version))
+            }
+            row => Answer::Conflict(row.map_or(0, |row| row.0), row.and_then(|row| row.1)),
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch) -> Vec<Answer> {
+        let before = self.clone();
+        let mut answers: Vec<_> = batch.tries.iter().map(|change| self.one(batch.source, change)).collect();
+        if !batch.atomic || answers.iter().all(|answer| matches!(answer, Answer::Applied(_))) {
+            return answers;
+        }
+        *self = before;
+        for (answer, change) in answers.iter_mut().zip(&batch.tries) {
+            let logged_before = self.keys.contains_key(&(batch.source, change.id));
+            match answer {
+                Answer::Applied(_) if !logged_before => *answer = Answer::Aborted,
+                Answer::Conflict(..) => {
+                    let row = self.rows.get(&change.row);
+                    *answer = Answer::Conflict(row.map_or(0, |row| row.0), row.and_then(|row| row.1));
+                }
+                _ => {}
+            }
+        }
+        answers
+    }
+}
+
+fn payload(value: u8) -> Payload {
+    Payload::from_text(format!("{{\"v\":{value}}}")).unwrap()
+}
+
+fn value(payload: &Payload) -> u8 {
+    payload.as_str().trim_start_matches("{\"v\":").trim_end_matches('}').parse().unwrap()
+}
+
+fn key(row: u8) -> RowKey {
+    RowKey { table: TableName::parse(None, "t").unwrap(), pk: Uuid::from_u128(row.into()) }
+}
+
+fn source(n: u8) -> SourceId {
+    SourceId::parse(&format!("s{n}")).unwrap()
+}
+
+fn upload(batch: &Batch) -> Upload {
+    let submission = |change: &Try| {
+        let op = match change.op {
+            0 => Op::Insert(payload(change.value)),
+            1 => Op::Update(payload(change.value)),
+            _ => Op::Delete,
+        };
+        let source_change_id = SourceChangeId(change.id);
+        let change = Change { source_change_id, row: key(change.row), base: RowVersion(change.base), op };
+        Submission { source_change_id: change.source_change_id.0, change: Ok(Arc::new(change)) }
+    };
+    Upload {
+        source: source(batch.source),
+        submissions: batch.tries.iter().map(submission).collect(),
+        atomic: batch.atomic,
+    }
+}
+
+fn answer(decision: &Decision) -> Answer {
+    match decision {
+        Decision::Applied { version } => Answer::Applied(version.map(|version| version.0)),
+        Decision::Conflict(row) => Answer::Conflict(row.version.0, row.payload.as_ref().map(value)),
+        Decision::Invalid(refusal) if refusal.reason == Reason::SourceChangeIdReused => Answer::Reused,
+        Decision::Invalid(refusal) if refusal.reason == Reason::BatchAborted => Answer::Aborted,
+        Decision::Invalid(refusal) => panic!("{refusal:?}"),
+    }
+}
+
+/// What a store does, as simply as it can be done; it leaves out every payload that it may leave out.
+#[derive(Default)]
+struct Store {
+    head: i64,
+    rows: HashMap<RowKey, (RowVersion, RowState)>,
+    logged: HashMap<(SourceId, SourceChangeId), Logged>,
+}
+
+impl Store {
+    fn load(&self, wanted: &Wanted) -> Snapshot {
+        let row = |wanted: &stream::WantedRow| {
+            let (version, state) = self.rows.get(&wanted.key)?.clone();
+            let unloaded = wanted.expected == Some(version) && state != RowState::Deleted;
+            Some((wanted.key.clone(), (version, if unloaded { RowState::Unloaded } else { state })))
+        };
+        Snapshot {
+            head: StreamHead { seq: ServerSeq(self.head) },
+            rows: wanted.rows.iter().filter_map(row).collect(),
+            logged: wanted.keys.iter().filter_map(|key| Some((key.clone(), self.logged.get(key)?.clone()))).collect(),
+        }
+    }
+
+    fn commit(&mut self, plan: &Plan) {
+        assert_eq!(plan.head.seq.0, self.head);
+        for entry in &plan.log {
+            self.head += 1;
+            assert_eq!(entry.server_id.0, self.head);
+            let Change { row, op, source_change_id, .. } = &*entry.change;
+            let logged =
+                Logged { op: op.kind(), row: row.clone(), payload: op.payload().cloned(), version: entry.version };
+            assert!(self.logged.insert((entry.source.clone(), *source_change_id), logged).is_none());
+        }
+        for effect in &plan.rows {
+            let entry = &plan.log[effect.entry];
+            let last = plan.log.iter().rposition(|other| other.change.row == entry.change.row);
+            assert_eq!(last, Some(effect.entry));
+            assert_eq!(effect.known, self.rows.contains_key(&entry.change.row));
+            let state = entry.change.op.payload().cloned().map_or(RowState::Deleted, RowState::Live);
+            self.rows.insert(entry.change.row.clone(), (entry.version, state));
+        }
+    }
+}
+
+fn batches() -> impl Strategy<Value = Vec<Batch>> {
+    let change = (1..12_i64, 0..4_u8, 0..5_i64, 0..3_u8, 0..2_u8).prop_map(|(id, row, base, op, value)| Try {
+        id,
+        row,
+        base,
+        op,
+        value,
+    });
+    let batch = (0..2_u8, any::<bool>(), prop::collection::vec(change, 0..8))
+        .prop_map(|(source, atomic, tries)| Batch { source, atomic, tries });
+    prop::collection::vec(batch, 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn the_planner_decides_as_the_model_does(batches in batches(), group in 1..4_usize) {
+        let (mut model, mut store) = (Model::default(), Store::default());
+        for group in batches.chunks(group) {
+            let uploads: Vec<_> = group.iter().map(upload).collect();
+            let mut planner = Planner::new(store.load(&Wanted::of(&uploads)), UploadLimits::default());
+            for (batch, upload) in group.iter().zip(&uploads) {
+                let verdict = planner.decide(upload);
+                let expected = model.batch(batch);
+                prop_assert_eq!(verdict.decisions.iter().map(answer).collect::<Vec<_>>(), expected);
+                prop_assert_eq!(verdict.head.0, model.log.len() as i64);
+            }
+            store.commit(&planner.finish(Timestamp::UNIX_EPOCH));
+        }
+        prop_assert_eq!(store.head, model.log.len() as i64);
+        prop_assert_eq!(store.logged.len(), model.log.len());
+        for (row, (version, live)) in &model.rows {
+            let state = live.map_or(RowState::Deleted, |value| RowState::Live(payload(value)));
+            prop_assert_eq!(&store.rows[&key(*row)], &(RowVersion(*version), state));
+        }
+    }
+}
