@@ -1,0 +1,140 @@
+//! `GET /sync/download`
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use axum::extract::{Query, State};
+use axum::response::Response;
+use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
+use outrigger_domain::stream::StreamChange;
+use outrigger_domain::window::{Page, PageQuery};
+use outrigger_domain::{ServerSeq, SourceId, TableName};
+use utoipa::IntoParams;
+
+use crate::Api;
+use crate::body::json;
+use crate::error::ApiError;
+use crate::extract::Authenticated;
+use crate::openapi::SyncErrors;
+use crate::wire::DownloadResponse;
+
+/// About the bytes of one change in an answer, but for its payload.
+const CHANGE_BYTES: usize = 320;
+
+/// Which part of the stream is asked for. Parameters that are not listed here are ignored.
+#[derive(Debug, PartialEq, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct DownloadParams {
+    /// The highest `server_id` that the device has applied.
+    #[param(minimum = 0, default = 0, required = false)]
+    after: i64,
+    /// Changes in the page, at the most.
+    #[param(minimum = 1, maximum = 1000, default = 100, required = false)]
+    limit: u32,
+    /// Only changes of tables in this schema.
+    schema: Option<String>,
+    /// Whether the changes that the caller's own source made are wanted too.
+    #[param(default = false, required = false)]
+    include_self: bool,
+    /// The `window_until` of the first page keeps the window where it was then; 0 sets no bound.
+    #[param(minimum = 0, default = 0, required = false)]
+    until: i64,
+}
+
+/// Download changes
+///
+/// Changes come in ascending order of `server_id`, and a device that goes on from `next_after` misses none. A device
+/// that wants one consistent state keeps `until` at the first page's `window_until` while `has_more` is true.
+#[utoipa::path(
+    get,
+    path = "/sync/download",
+    tag = "sync",
+    security(("bearer" = [])),
+    params(DownloadParams),
+    responses(
+        (status = 200, description = "One page of the user's stream.", body = DownloadResponse,
+         example = json!({"changes": [{
+             "server_id": 1, "schema": "public", "table": "users", "op": "INSERT",
+             "pk": "550e8400-e29b-41d4-a716-446655440000", "payload": {"name": "Alice"}, "server_version": 1,
+             "deleted": false, "source_id": "phone", "source_change_id": 1, "ts": "2025-08-08T07:01:00.123456Z"}],
+             "has_more": false, "next_after": 1, "window_until": 1})),
+        SyncErrors
+    ),
+)]
+pub(crate) async fn download(
+    State(api): State<Api>,
+    Authenticated(caller): Authenticated,
+    Query(pairs): Query<Vec<(String, String)>>,
+) -> Result<Response, ApiError> {
+    let query = DownloadParams::read(&pairs)?.query(caller.source);
+    let page = api.download.page(&caller.user, &query).await?;
+    Ok(json(&DownloadResponse::from(&page), bytes(&page)))
+}
+
+impl DownloadParams {
+    fn read(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+        Ok(Self {
+            after: number(pairs, "after", 0..=i64::MAX, 0)?,
+            limit: number(pairs, "limit", 1..=PAGE_CHANGES_MAX, PAGE_CHANGES_DEFAULT)?,
+            schema: schema(pairs)?,
+            include_self: flag(pairs, "include_self")?,
+            until: number(pairs, "until", 0..=i64::MAX, 0)?,
+        })
+    }
+
+    fn query(self, caller: SourceId) -> PageQuery {
+        PageQuery {
+            after: ServerSeq(self.after),
+            until: (self.until > 0).then_some(ServerSeq(self.until)),
+            limit: self.limit,
+            schema: self.schema,
+            exclude: (!self.include_self).then_some(caller),
+        }
+    }
+}
+
+/// The parameter's only value. Of two values nobody could say which one counts.
+fn single<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, ApiError> {
+    let mut values = pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(ApiError::invalid_request(format!("`{name}` was given twice"))),
+    }
+}
+
+fn number<T>(pairs: &[(String, String)], name: &str, range: RangeInclusive<T>, default: T) -> Result<T, ApiError>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let Some(text) = single(pairs, name)? else { return Ok(default) };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits && range.contains(&number) => Ok(number),
+        _ => {
+            let (min, max) = (range.start(), range.end());
+            Err(ApiError::invalid_request(format!("`{name}` must be a number from {min} to {max}")))
+        }
+    }
+}
+
+fn flag(pairs: &[(String, String)], name: &str) -> Result<bool, ApiError> {
+    match single(pairs, name)? {
+        None | Some("false" | "0") => Ok(false),
+        Some("true" | "1") => Ok(true),
+        Some(_) => Err(ApiError::invalid_request(format!("`{name}` must be true, false, 1 or 0"))),
+    }
+}
+
+fn schema(pairs: &[(String, String)]) -> Result<Option<String>, ApiError> {
+    let Some(text) = single(pairs, "schema")? else { return Ok(None) };
+    // The rule for a schema's name is known to the name of a table, which needs some table.
+    let name = TableName::parse(Some(text), "any")
+        .map_err(|why| ApiError::invalid_request(format!("`schema` is no name: {why}")))?;
+    Ok(Some(name.schema().to_owned()))
+}
+
+fn bytes(page: &Page) -> usize {
+    let payload = |change: &StreamChange| change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
+    64 + page.changes.iter().map(|change| CHANGE_BYTES + payload(change)).sum::<usize>()
+}

@@ -1,0 +1,40 @@
+//! `GET /docs/`: the API explorer, from files inside the binary.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::extract::Path;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::response::{IntoResponse, Redirect, Response};
+use utoipa_swagger_ui::{Config, serve};
+
+use crate::error::{self, ApiError};
+
+/// The validator is switched off: it would send the address of the document to a service in the internet.
+static CONFIG: LazyLock<Arc<Config<'static>>> =
+    LazyLock::new(|| Arc::new(Config::from("../openapi.json").validator_url("none").try_it_out_enabled(true)));
+
+/// To the address from which the page's relative links work.
+pub(crate) async fn redirect() -> Redirect {
+    Redirect::permanent("docs/")
+}
+
+/// The page itself.
+pub(crate) async fn index() -> Result<Response, ApiError> {
+    respond("index.html").await
+}
+
+/// What the page loads.
+pub(crate) async fn file(Path(file): Path<String>) -> Result<Response, ApiError> {
+    respond(&file).await
+}
+
+async fn respond(path: &str) -> Result<Response, ApiError> {
+    // The cause is no error that may be sent between threads, so it must not live across an await.
+    let found = serve(path, Arc::clone(&CONFIG)).map_err(ApiError::internal)?;
+    let Some(file) = found else { return Err(error::not_found().await) };
+    let mut response = ([(CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response();
+    if file.gzpipped {
+        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
+}

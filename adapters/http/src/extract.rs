@@ -1,0 +1,55 @@
+//! Who is asking, as an argument of a handler.
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use outrigger_application::{Caller, Credentials};
+
+use crate::Api;
+use crate::error::{ApiError, ErrorKind};
+
+const SOURCE_ID: HeaderName = HeaderName::from_static("outrigger-source-id");
+
+/// The device that the request's credentials speak for.
+pub(crate) struct Authenticated(pub(crate) Caller);
+
+impl FromRequestParts<Api> for Authenticated {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Some(authorization) = single(&parts.headers, &AUTHORIZATION)? else {
+            return Err(refused("send the header Authorization: Bearer <token>"));
+        };
+        let credentials =
+            Credentials { token: bearer(authorization)?, source_header: single(&parts.headers, &SOURCE_ID)? };
+        let caller = api.authenticator.authenticate(credentials).await?;
+        tracing::Span::current().record("user.id", caller.user.as_str());
+        Ok(Self(caller))
+    }
+}
+
+/// The token of `Bearer <token>`; the scheme's name has no case (RFC 9110, 11.1).
+fn bearer(authorization: &str) -> Result<&str, ApiError> {
+    match authorization.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => Ok(token.trim()),
+        _ => Err(refused("the header Authorization must be: Bearer <token>")),
+    }
+}
+
+/// A header's only value. Of two values nobody could say which one counts.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(_), Some(_)) => Err(refused(format!("the header {name} was sent twice"))),
+        (Some(value), None) => match std::str::from_utf8(value.as_bytes()) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(refused(format!("the header {name} is not UTF-8"))),
+        },
+    }
+}
+
+fn refused(message: impl Into<std::borrow::Cow<'static, str>>) -> ApiError {
+    ApiError::client(ErrorKind::AuthenticationFailed, message)
+}

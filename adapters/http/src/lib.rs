@@ -1,0 +1,95 @@
+//! The HTTP transport: requests in, answers out, and no rule of its own.
+//!
+//! A handler translates: wire → domain → use case → wire. Who is asking is an argument ([`Caller`]) that a
+//! handler cannot run without; what a failure looks like stands in one table (`error.rs`); what goes over the wire
+//! stands in `wire.rs`, and the OpenAPI document is generated from both.
+//!
+//! [`Caller`]: outrigger_application::Caller
+
+mod body;
+mod docs_page;
+mod download;
+mod error;
+mod explorer;
+mod extract;
+mod health;
+mod linger;
+mod openapi;
+mod schema_version;
+mod serve;
+mod signin;
+mod trace;
+mod upload;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::get;
+use outrigger_application::{Authenticator, Download, SyncStore, TokenIssuer, UploadService};
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use serve::{Stopped, serve};
+
+/// All that the endpoints stand on. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    /// Behind `POST /sync/upload`.
+    pub upload: UploadService,
+    /// Behind `GET /sync/download`.
+    pub download: Download,
+    /// Asked by `GET /ready` whether it answers.
+    pub store: Arc<dyn SyncStore>,
+    /// Tells who is asking.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// What `GET /sync/schema-version` answers.
+    pub schema_version: u32,
+    /// Bytes of a request's body, at the most.
+    pub body_bytes_max: usize,
+    /// Demo mode, if it is on.
+    pub demo: Option<Demo>,
+}
+
+/// What there is in demo mode only.
+#[derive(Clone)]
+pub struct Demo {
+    /// Makes the tokens of `POST /dummy-signin`.
+    pub issuer: Arc<dyn TokenIssuer>,
+}
+
+/// The endpoints that the OpenAPI document describes.
+fn described(demo: bool) -> OpenApiRouter<Api> {
+    let routes = OpenApiRouter::with_openapi(openapi::Description::openapi())
+        .routes(routes!(upload::upload))
+        .routes(routes!(download::download))
+        .routes(routes!(schema_version::schema_version))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready));
+    if demo { routes.routes(routes!(signin::dummy_signin)) } else { routes }
+}
+
+/// The whole server but for the socket.
+pub fn router(api: Api) -> Router {
+    let (routes, document) = described(api.demo.is_some()).split_for_parts();
+    routes
+        .route("/", get(docs_page::docs_page))
+        .route("/openapi.json", get(openapi::serving(&document)))
+        .route("/docs", get(explorer::redirect))
+        .route("/docs/", get(explorer::index))
+        .route("/docs/{*file}", get(explorer::file))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .with_state(api)
+        .layer(from_fn(linger::linger))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(from_fn(trace::trace))
+}
+
+/// The OpenAPI document of a server that is not in demo mode.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described(false).into_openapi()
+}

@@ -1,0 +1,259 @@
+//! The JSON that goes over the wire.
+//!
+//! Everything is borrowed: from the request's text on the way in, from the domain's values on the way out. Payloads
+//! are spliced in and out as the text they are.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use outrigger_domain::plan::Verdict;
+use outrigger_domain::stream::StreamChange;
+use outrigger_domain::window::Page;
+use outrigger_domain::{Decision, RawChange, Refusal, ServerRow};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// What every error looks like.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorBody<'a> {
+    /// For a program.
+    #[schema(example = "invalid_request")]
+    pub(crate) error: &'a str,
+    /// For a human.
+    #[schema(example = "`limit` must be a number from 1 to 1000")]
+    pub(crate) message: &'a str,
+}
+
+/// Changes made on a device. Members that are not listed here are ignored.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct UploadRequest<'a> {
+    /// The changes, in the order in which they are decided.
+    #[serde(borrow)]
+    pub(crate) changes: Vec<UploadChange<'a>>,
+    /// Apply all of them or none.
+    #[serde(default)]
+    pub(crate) atomic: bool,
+}
+
+/// One INSERT, UPDATE or DELETE of one row.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct UploadChange<'a> {
+    /// The source's own number for the change: positive, never reused.
+    #[schema(minimum = 1)]
+    source_change_id: i64,
+    /// `public` if there is none.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, pattern = "^[a-z0-9_]{1,63}$")]
+    schema: Option<Text<'a>>,
+    /// One of the registered tables.
+    #[serde(borrow)]
+    #[schema(value_type = String, pattern = "^[a-z0-9_]{1,63}$")]
+    table: Text<'a>,
+    /// INSERT, UPDATE or DELETE, in any case.
+    #[serde(borrow)]
+    #[schema(value_type = String, example = "UPDATE")]
+    op: Text<'a>,
+    /// The row's primary key.
+    #[serde(borrow)]
+    #[schema(value_type = Uuid)]
+    pk: Text<'a>,
+    /// The version of the row that the device had; 0 for a row that it made.
+    #[schema(minimum = 0)]
+    server_version: i64,
+    /// The row; absent or null for a DELETE.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<Object>)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> UploadChange<'a> {
+    /// The change as the domain reads it.
+    pub(crate) fn raw(&self) -> RawChange<'_> {
+        RawChange {
+            source_change_id: self.source_change_id,
+            schema: self.schema.as_ref().map(|schema| &*schema.0),
+            table: &self.table.0,
+            op: &self.op.0,
+            pk: &self.pk.0,
+            server_version: self.server_version,
+            payload: self.payload,
+        }
+    }
+}
+
+/// Text of the request, copied only if it is written with escapes. (serde borrows a `Cow` by itself, but not one
+/// inside an `Option`.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The answer to an upload.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UploadResponse<'a> {
+    /// False if a table was not registered, there were too many changes, or an atomic upload was not applied.
+    accepted: bool,
+    /// The highest `server_id` of the user after the upload.
+    highest_server_seq: i64,
+    /// One per change, in the order of the request.
+    statuses: Vec<ChangeStatus<'a>>,
+}
+
+impl<'a> UploadResponse<'a> {
+    /// The answer to the changes of those ids.
+    pub(crate) fn new(ids: &[i64], verdict: &'a Verdict) -> Self {
+        let statuses = ids.iter().zip(&verdict.decisions).map(|(&id, decision)| ChangeStatus::new(id, decision));
+        Self { accepted: verdict.accepted, highest_server_seq: verdict.head.0, statuses: statuses.collect() }
+    }
+}
+
+/// What became of one change.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ChangeStatus<'a> {
+    /// The number the source gave it; 0 if it could not be read.
+    source_change_id: i64,
+    /// `applied`, `conflict` or `invalid`.
+    #[schema(example = "applied")]
+    status: &'static str,
+    /// Applied: the row's version; absent where there never was a row to delete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_server_version: Option<i64>,
+    /// Conflict: the row as the server has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_row: Option<ServerRowBody<'a>>,
+    /// Invalid: why, for a program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invalid: Option<InvalidBody>,
+    /// Invalid: why, for a human.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+impl<'a> ChangeStatus<'a> {
+    fn new(source_change_id: i64, decision: &'a Decision) -> Self {
+        let (new_server_version, server_row, invalid, message) = (None, None, None, None);
+        let status = Self { source_change_id, status: "", new_server_version, server_row, invalid, message };
+        match decision {
+            Decision::Applied { version } => {
+                Self { status: "applied", new_server_version: version.map(|version| version.0), ..status }
+            }
+            Decision::Conflict(row) => Self { status: "conflict", server_row: Some(row.into()), ..status },
+            Decision::Invalid(Refusal { reason, message }) => {
+                let invalid = Some(InvalidBody { reason: reason.as_str(), details: Details {} });
+                Self { status: "invalid", invalid, message: Some(message), ..status }
+            }
+        }
+    }
+}
+
+/// A row as the server has it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ServerRow)]
+pub(crate) struct ServerRowBody<'a> {
+    schema_name: &'a str,
+    table_name: &'a str,
+    id: Uuid,
+    /// 0 if the server never saw the row.
+    server_version: i64,
+    /// Whether there is no such row now.
+    deleted: bool,
+    /// Null if there is no such row now.
+    #[schema(value_type = Option<Object>)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> From<&'a ServerRow> for ServerRowBody<'a> {
+    fn from(row: &'a ServerRow) -> Self {
+        Self {
+            schema_name: row.table.schema(),
+            table_name: row.table.table(),
+            id: row.pk,
+            server_version: row.version.0,
+            deleted: row.payload.is_none(),
+            payload: row.payload.as_ref().map(|payload| payload.as_raw()),
+        }
+    }
+}
+
+/// Why a change was not accepted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Invalid)]
+pub(crate) struct InvalidBody {
+    /// `bad_payload`, `unregistered_table`, `source_change_id_reused`, `batch_too_large` or `batch_aborted`.
+    #[schema(example = "bad_payload")]
+    reason: &'static str,
+    details: Details,
+}
+
+/// What more there is to a reason.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InvalidDetails)]
+pub(crate) struct Details {}
+
+/// One page of the user's stream.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DownloadResponse<'a> {
+    /// In ascending order of `server_id`.
+    changes: Vec<DownloadChange<'a>>,
+    /// Whether more of the window is to be had.
+    has_more: bool,
+    /// The `after` of the next request.
+    next_after: i64,
+    /// Where the window ends; the `until` that keeps it there.
+    window_until: i64,
+}
+
+impl<'a> From<&'a Page> for DownloadResponse<'a> {
+    fn from(page: &'a Page) -> Self {
+        Self {
+            changes: page.changes.iter().map(DownloadChange::from).collect(),
+            has_more: page.has_more,
+            next_after: page.next_after.0,
+            window_until: page.window_until.0,
+        }
+    }
+}
+
+/// An applied change.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DownloadChange<'a> {
+    /// Its place in the user's stream.
+    server_id: i64,
+    schema: &'a str,
+    table: &'a str,
+    #[schema(example = "INSERT")]
+    op: &'static str,
+    pk: Uuid,
+    /// The row as it was uploaded; null for a DELETE.
+    #[schema(value_type = Option<Object>)]
+    payload: Option<&'a RawValue>,
+    /// The row's version after it.
+    server_version: i64,
+    /// Whether it is a DELETE.
+    deleted: bool,
+    /// The source that made it.
+    source_id: &'a str,
+    source_change_id: i64,
+    /// When the server applied it, in UTC.
+    #[schema(value_type = String, format = DateTime, example = "2025-08-08T07:01:00.123456Z")]
+    ts: Timestamp,
+}
+
+impl<'a> From<&'a StreamChange> for DownloadChange<'a> {
+    fn from(change: &'a StreamChange) -> Self {
+        Self {
+            server_id: change.server_id.0,
+            schema: change.row.table.schema(),
+            table: change.row.table.table(),
+            op: change.op.as_str(),
+            pk: change.row.pk,
+            payload: change.payload.as_ref().map(|payload| payload.as_raw()),
+            server_version: change.version.0,
+            deleted: change.payload.is_none(),
+            source_id: change.source.as_str(),
+            source_change_id: change.source_change_id.0,
+            ts: change.at,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The real router on a real socket: every shape of the protocol as a client sees it.
+
+mod demo;
+mod download;
+mod failures;
+mod serving;
+mod upload;
+mod world;

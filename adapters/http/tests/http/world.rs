@@ -1,0 +1,195 @@
+//! A server on a free port, and a client that reads like the requests it makes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use outrigger_application::{
+    AuthError, Authenticator, Caller, Clock, Credentials, Download, SyncStore, TokenIssuer, UploadService,
+};
+use outrigger_domain::limits::UploadLimits;
+use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
+use outrigger_http::{Api, Demo, Stopped, router, serve};
+use outrigger_memory::MemoryStore;
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) const NOW: &str = "2025-08-08T07:01:00.123456Z";
+
+struct Stopwatch;
+
+impl Clock for Stopwatch {
+    fn now(&self) -> Timestamp {
+        NOW.parse().unwrap()
+    }
+}
+
+/// Takes `user/source` for a token, and `user` with the header for one that names no source.
+struct Trusting;
+
+#[async_trait]
+impl Authenticator for Trusting {
+    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Caller, AuthError> {
+        let rejected = || AuthError::Rejected("the token is not good".to_owned());
+        if credentials.token == "later" {
+            return Err(AuthError::Unavailable("keys.example is down".to_owned()));
+        }
+        let (user, source) = match (credentials.token.split_once('/'), credentials.source_header) {
+            (Some((user, source)), None) => (user, source),
+            (None, Some(source)) => (credentials.token, source),
+            _ => return Err(rejected()),
+        };
+        Ok(Caller {
+            user: UserId::parse(user).map_err(|_| rejected())?,
+            source: SourceId::parse(source).map_err(|_| rejected())?,
+            expires_at: Timestamp::MAX,
+        })
+    }
+}
+
+impl TokenIssuer for Trusting {
+    fn issue(&self, user: &UserId, source: &SourceId, ttl: Duration) -> String {
+        assert_eq!(ttl.as_secs(), 300);
+        format!("{user}/{source}")
+    }
+}
+
+/// What a server is made of.
+pub(crate) struct Setup {
+    pub(crate) store: Arc<dyn SyncStore>,
+    pub(crate) limits: UploadLimits,
+    pub(crate) body_bytes_max: usize,
+    pub(crate) demo: bool,
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            store: Arc::new(MemoryStore::default()),
+            limits: UploadLimits::default(),
+            body_bytes_max: 1024 * 1024,
+            demo: false,
+            drain_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Setup {
+    pub(crate) fn on(store: impl SyncStore + 'static) -> Self {
+        Self { store: Arc::new(store), ..Self::default() }
+    }
+
+    pub(crate) fn api(&self) -> Api {
+        let names = ["users", "posts", "business.users"];
+        let tables = names.map(|name| Table::new(TableName::parse_qualified(name).unwrap()));
+        let catalog = Arc::new(Catalog::new(tables));
+        let store = Arc::clone(&self.store);
+        Api {
+            upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog, self.limits),
+            download: Download::new(Arc::clone(&store)),
+            store,
+            authenticator: Arc::new(Trusting),
+            schema_version: 7,
+            body_bytes_max: self.body_bytes_max,
+            demo: self.demo.then(|| Demo { issuer: Arc::new(Trusting) }),
+        }
+    }
+
+    pub(crate) async fn start(self) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopping) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopping.await;
+        };
+        let serving = tokio::spawn(serve(listener, router(self.api()), shutdown, self.drain_timeout));
+        let client = Client::builder().no_proxy().build().unwrap();
+        Server { address: address.to_string(), client, stop: Some(stop), serving }
+    }
+}
+
+/// A running server; it stops when dropped.
+pub(crate) struct Server {
+    pub(crate) address: String,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Stopped>,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The code and the message of an error, which must have the one shape that errors have.
+    pub(crate) fn error(&self) -> (u16, String, String) {
+        let body = self.json();
+        assert_eq!(self.header("content-type"), "application/json");
+        assert_eq!(body.as_object().unwrap().len(), 2, "{body}");
+        (self.status, body["error"].as_str().unwrap().to_owned(), body["message"].as_str().unwrap().to_owned())
+    }
+}
+
+pub(crate) async fn send(request: RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Answer { status, headers, text: response.text().await.unwrap() }
+}
+
+impl Server {
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("http://{}{path}", self.address))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(format!("http://{}{path}", self.address))
+    }
+
+    /// A request to upload, before it is sent.
+    pub(crate) fn upload_request(&self, token: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.post("/sync/upload").bearer_auth(token).header("content-type", "application/json").body(body)
+    }
+
+    /// Uploads that body.
+    pub(crate) async fn upload(&self, token: &str, body: impl Into<String>) -> Answer {
+        send(self.upload_request(token, body.into())).await
+    }
+
+    /// Uploads those changes, each a JSON text, and returns the text of the answer.
+    pub(crate) async fn changes(&self, token: &str, changes: &[&str]) -> String {
+        let answer = self.upload(token, format!(r#"{{"changes":[{}]}}"#, changes.join(","))).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.text
+    }
+
+    pub(crate) async fn download(&self, token: &str, query: &str) -> Answer {
+        send(self.get(&format!("/sync/download{query}")).bearer_auth(token)).await
+    }
+
+    /// Tells the server to stop.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// How it stopped.
+    pub(crate) async fn stopped(self) -> Stopped {
+        tokio::time::timeout(Duration::from_secs(30), self.serving).await.expect("the server stops").unwrap()
+    }
+}

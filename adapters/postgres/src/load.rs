@@ -1,0 +1,140 @@
+//! What the rules need, as of one moment.
+
+use outrigger_application::StoreError;
+use outrigger_domain::change::OpKind;
+use outrigger_domain::{Logged, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, TableName, UserId, Wanted};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::error::{corrupt, from_sqlx};
+use crate::session::Sessions;
+
+/// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys (2).
+///
+/// Each look-up is a subquery with a LIMIT, which the planner cannot turn into a join: it would read all rows
+/// of the user where its statistics say that users have few. A payload is read only where it is needed.
+const LOAD: &str = "
+SELECT 0 AS kind, 0::int8 AS place, last_server_id AS number,
+       NULL::bool AS deleted, NULL::text AS payload,
+       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, NULL::uuid AS pk_uuid
+FROM sync.user_stream
+WHERE user_id = $1
+UNION ALL
+SELECT 1, w.place, m.server_version, m.deleted,
+       CASE WHEN NOT m.deleted AND m.server_version IS DISTINCT FROM w.expected THEN (
+           SELECT s.payload::text
+           FROM sync.sync_state s
+           WHERE s.user_id = $1 AND s.schema_name = w.schema_name AND s.table_name = w.table_name AND s.pk_uuid = w.pk
+       ) END,
+       NULL, NULL, NULL, NULL
+FROM unnest($2::text[], $3::text[], $4::uuid[], $5::int8[])
+     WITH ORDINALITY AS w (schema_name, table_name, pk, expected, place)
+CROSS JOIN LATERAL (
+    SELECT r.server_version, r.deleted
+    FROM sync.sync_row_meta r
+    WHERE r.user_id = $1 AND r.schema_name = w.schema_name AND r.table_name = w.table_name AND r.pk_uuid = w.pk
+    LIMIT 1
+) m
+UNION ALL
+SELECT 2, k.place, l.server_version, NULL, l.payload, l.op, l.schema_name, l.table_name, l.pk_uuid
+FROM unnest($6::text[], $7::int8[]) WITH ORDINALITY AS k (source_id, source_change_id, place)
+CROSS JOIN LATERAL (
+    SELECT e.server_version, e.payload::text AS payload, e.op, e.schema_name, e.table_name, e.pk_uuid
+    FROM sync.server_change_log e
+    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id = k.source_change_id
+    LIMIT 1
+) l";
+
+/// Loads what is wanted.
+pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+    let (rows, keys) = (&wanted.rows, &wanted.keys);
+    let statement = sqlx::query(LOAD)
+        .bind(user.as_str())
+        .bind(rows.iter().map(|row| row.key.table.schema()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.key.table.table()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.key.pk).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.expected.map(|version| version.0)).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
+        .bind(keys.iter().map(|(_, number)| number.0).collect::<Vec<_>>());
+    let mut snapshot = Snapshot::default();
+    for found in sessions.rows(statement).await.map_err(from_sqlx)? {
+        let found = Found::read(&found).map_err(from_sqlx)?;
+        found.put(wanted, &mut snapshot)?;
+    }
+    Ok(snapshot)
+}
+
+/// One row of the answer to [`LOAD`].
+struct Found {
+    kind: i32,
+    place: i64,
+    number: i64,
+    deleted: Option<bool>,
+    payload: Option<String>,
+    op: Option<String>,
+    schema_name: Option<String>,
+    table_name: Option<String>,
+    pk_uuid: Option<Uuid>,
+}
+
+impl Found {
+    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            kind: row.try_get(0)?,
+            place: row.try_get(1)?,
+            number: row.try_get(2)?,
+            deleted: row.try_get(3)?,
+            payload: row.try_get(4)?,
+            op: row.try_get(5)?,
+            schema_name: row.try_get(6)?,
+            table_name: row.try_get(7)?,
+            pk_uuid: row.try_get(8)?,
+        })
+    }
+
+    fn put(self, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+        // Places are counted from 1. The head has none.
+        let place = usize::try_from(self.place - 1).unwrap_or_default();
+        match self.kind {
+            0 => snapshot.head.seq = ServerSeq(self.number),
+            1 => {
+                let wanted = &wanted.rows[place];
+                let version = RowVersion(self.number);
+                let state = self.state(wanted.expected).ok_or_else(|| {
+                    corrupt(format!("the state of {:?} {} is missing or no object", wanted.key.table, wanted.key.pk))
+                })?;
+                snapshot.rows.insert(wanted.key.clone(), (version, state));
+            }
+            _ => {
+                let key = wanted.keys[place].clone();
+                let logged = self.logged().ok_or_else(|| {
+                    corrupt(format!("the log entry of source {}, change {}, cannot be read", key.0, key.1))
+                })?;
+                snapshot.logged.insert(key, logged);
+            }
+        }
+        Ok(())
+    }
+
+    fn state(self, expected: Option<RowVersion>) -> Option<RowState> {
+        match (self.deleted?, self.payload) {
+            (true, _) => Some(RowState::Deleted),
+            (false, Some(text)) => Payload::from_text(text).map(RowState::Live),
+            (false, None) => (expected == Some(RowVersion(self.number))).then_some(RowState::Unloaded),
+        }
+    }
+
+    fn logged(self) -> Option<Logged> {
+        let table = TableName::parse(self.schema_name.as_deref(), self.table_name.as_deref()?).ok()?;
+        Some(Logged {
+            op: OpKind::parse(self.op.as_deref()?)?,
+            row: RowKey { table, pk: self.pk_uuid? },
+            payload: match self.payload {
+                Some(text) => Some(Payload::from_text(text)?),
+                None => None,
+            },
+            version: RowVersion(self.number),
+        })
+    }
+}

@@ -1,0 +1,104 @@
+//! A page of a stream, with the stream's end as of the same moment.
+
+use outrigger_application::StoreError;
+use outrigger_domain::change::OpKind;
+use outrigger_domain::ids::BadId;
+use outrigger_domain::stream::StreamChange;
+use outrigger_domain::window::{PageQuery, Slice};
+use outrigger_domain::{
+    Payload, RowKey, RowVersion, ServerSeq, SourceChangeId, SourceId, StreamHead, TableName, UserId,
+};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::error::{corrupt, from_sqlx};
+use crate::session::Sessions;
+use crate::timestamp::TimestampTz;
+
+/// One statement, and so one snapshot. The end of the stream stands in every row, and alone where no change matches.
+const PAGE: &str = "
+SELECT h.head, c.server_id, c.schema_name, c.table_name, c.op, c.pk_uuid, c.payload, c.source_id,
+       c.source_change_id, c.server_version, c.ts
+FROM (SELECT coalesce((SELECT last_server_id FROM sync.user_stream WHERE user_id = $1), 0) AS head) h
+LEFT JOIN LATERAL (
+    SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text AS payload, source_id, source_change_id,
+           server_version, ts
+    FROM sync.server_change_log
+    WHERE user_id = $1 AND server_id > $2 AND server_id <= $3
+      AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
+    ORDER BY server_id
+    LIMIT $6
+) c ON true";
+
+/// The first matching changes, one more than asked for if there are so many.
+pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
+    let statement = sqlx::query(PAGE)
+        .bind(user.as_str())
+        .bind(query.after.0)
+        .bind(query.until.map_or(i64::MAX, |until| until.0))
+        .bind(query.schema.as_deref())
+        .bind(query.exclude.as_ref().map(SourceId::as_str))
+        .bind(i64::from(query.limit) + 1);
+    let rows = sessions.rows(statement).await.map_err(from_sqlx)?;
+    let first = rows.first().ok_or_else(|| from_sqlx(sqlx::Error::RowNotFound))?;
+    let head = StreamHead { seq: ServerSeq(first.try_get(0).map_err(from_sqlx)?) };
+    let mut changes = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(server_id) = row.try_get(1).map_err(from_sqlx)? {
+            changes.push(read(row, server_id)?);
+        }
+    }
+    // The order of a subquery is kept in practice, but not by promise.
+    changes.sort_unstable_by_key(|change| change.server_id);
+    Ok(Slice { head, changes })
+}
+
+fn read(row: &PgRow, server_id: i64) -> Result<StreamChange, StoreError> {
+    let entry = Entry::read(row).map_err(from_sqlx)?;
+    let what = |what: &str| corrupt(format!("entry {server_id} of a stream has {what}"));
+    Ok(StreamChange {
+        server_id: ServerSeq(server_id),
+        row: RowKey {
+            table: TableName::parse(Some(entry.schema_name), entry.table_name).map_err(|_| what("no table name"))?,
+            pk: entry.pk_uuid,
+        },
+        op: OpKind::parse(entry.op).ok_or_else(|| what("no op"))?,
+        payload: match entry.payload {
+            Some(text) => Some(Payload::from_text(text).ok_or_else(|| what("a payload that is no object"))?),
+            None => None,
+        },
+        version: RowVersion(entry.server_version),
+        source: SourceId::parse(entry.source_id).map_err(|bad: BadId| what(&format!("a source that {bad}")))?,
+        source_change_id: SourceChangeId(entry.source_change_id),
+        at: entry.ts.0,
+    })
+}
+
+/// The columns of a log entry, borrowed from the answer where they can be.
+struct Entry<'r> {
+    schema_name: &'r str,
+    table_name: &'r str,
+    op: &'r str,
+    pk_uuid: uuid::Uuid,
+    payload: Option<String>,
+    source_id: &'r str,
+    source_change_id: i64,
+    server_version: i64,
+    ts: TimestampTz,
+}
+
+impl<'r> Entry<'r> {
+    fn read(row: &'r PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            schema_name: row.try_get(2)?,
+            table_name: row.try_get(3)?,
+            op: row.try_get(4)?,
+            pk_uuid: row.try_get(5)?,
+            payload: row.try_get(6)?,
+            source_id: row.try_get(7)?,
+            source_change_id: row.try_get(8)?,
+            server_version: row.try_get(9)?,
+            ts: row.try_get(10)?,
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! Connections: how they are opened, lent out for one statement, and given up.
+
+use std::io;
+use std::time::Duration;
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::query::Query;
+use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
+
+use crate::PostgresOptions;
+use crate::error::{self, ConnectError};
+
+/// A connection that was idle for longer is tested before it is lent out, so that those a firewall has silently
+/// dropped do not fail a request. Testing every time would cost every call a round trip.
+const TEST_AFTER_IDLE: Duration = Duration::from_secs(15);
+/// What a call waits for an answer beyond the time in which the server must have cancelled it: then the network
+/// or the server is gone without a word.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+/// Where to connect to, and how.
+pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOptions, ConnectError> {
+    let mut target: PgConnectOptions = url.parse().map_err(ConnectError::Url)?;
+    if target.get_application_name().is_none() {
+        target = target.application_name("outrigger");
+    }
+    // There are no floats here, and a proxy may refuse the parameter.
+    target = target.extra_float_digits(None);
+    if options.session_settings {
+        target = target.options(settings(options.statement_timeout));
+    }
+    Ok(target)
+}
+
+/// Every statement is a handful of look-ups by a whole key, whatever the arguments. So one plan is made per
+/// connection and kept, and it must not depend on how small the tables were at that time.
+fn settings(statement_timeout: Duration) -> [(&'static str, String); 6] {
+    let ms = statement_timeout.as_millis().to_string();
+    [
+        ("plan_cache_mode", "force_generic_plan".into()),
+        ("enable_seqscan", "off".into()),
+        ("jit", "off".into()),
+        ("default_transaction_isolation", "read committed".into()),
+        ("statement_timeout", ms.clone()),
+        ("idle_in_transaction_session_timeout", ms),
+    ]
+}
+
+/// Opens one connection outside the pool, whose errors would hide the cause.
+pub(crate) async fn open(target: &PgConnectOptions, timeout: Duration) -> Result<PgConnection, ConnectError> {
+    let opened = tokio::time::timeout(timeout, target.connect()).await;
+    opened.unwrap_or_else(|_| Err(timed_out())).map_err(|source| ConnectError::Unreachable {
+        host: target.get_host().to_owned(),
+        port: target.get_port(),
+        source,
+    })
+}
+
+/// Closes a connection politely; that it was gone already is no loss.
+pub(crate) async fn close(connection: PgConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "a connection did not close cleanly");
+    }
+}
+
+/// The store's connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Sessions {
+    pool: PgPool,
+    answer_timeout: Duration,
+}
+
+impl Sessions {
+    /// Opens connections to the target when they are needed.
+    pub(crate) fn new(target: PgConnectOptions, options: &PostgresOptions) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, idle| {
+                Box::pin(async move {
+                    if idle.idle_for > TEST_AFTER_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            })
+            .connect_lazy_with(target);
+        Self { pool, answer_timeout: options.statement_timeout + ANSWER_GRACE }
+    }
+
+    /// Runs one statement, in a transaction of its own, and collects its rows.
+    pub(crate) async fn rows(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
+        let answer = lease.connection.fetch_all(statement);
+        let answer = tokio::time::timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| Err(timed_out()));
+        lease.reusable = answer.as_ref().err().is_none_or(error::leaves_connection_usable);
+        answer
+    }
+
+    /// Closes all connections.
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A connection lent out for one call. It goes back to the pool only when the call has ended in order.
+///
+/// A call that was dropped or went unanswered leaves the connection in the middle of a statement. Returned, it
+/// would keep its place in the pool until the statement ends, or for good if the network is gone; closed, it
+/// costs one new connection. The server rolls back or finishes what it was doing on its own.
+struct Lease {
+    connection: PoolConnection<Postgres>,
+    reusable: bool,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.reusable {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+fn timed_out() -> sqlx::Error {
+    sqlx::Error::Io(io::ErrorKind::TimedOut.into())
+}

@@ -1,0 +1,9 @@
+//! What only the Postgres store can get wrong. The contract that all stores share is tested by their common suite.
+
+mod cancellation;
+mod commit;
+mod migrations;
+mod outages;
+mod payloads;
+mod plans;
+mod support;

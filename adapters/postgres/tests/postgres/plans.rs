@@ -1,0 +1,91 @@
+//! Every call touches what it asks for, however large the tables are and whatever the planner knows of them.
+
+use std::time::Duration;
+
+use outrigger_application::SyncStore;
+use outrigger_domain::window::PageQuery;
+use outrigger_domain::{Op, ServerSeq, UserId};
+use outrigger_postgres::{PostgresOptions, PostgresStore};
+
+use crate::support::{Fixture, apply, change, insert, payload, user};
+
+/// Two thousand users with four rows each, and one with fifty thousand: the planner takes every user for a small one.
+const HISTORY: &str = "
+CREATE TEMP TABLE history AS
+    SELECT CASE WHEN n <= 50000 THEN 'heavy' ELSE 'user ' || n % 2000 END AS user_id, n
+    FROM generate_series(1, 58000) n;
+INSERT INTO sync.sync_row_meta
+    SELECT user_id, 'public', 'notes', ('00000000-0000-0000-0001-' || to_char(n, 'FM000000000000'))::uuid, 1, false, now()
+    FROM history;
+INSERT INTO sync.sync_state
+    SELECT user_id, 'public', 'notes', ('00000000-0000-0000-0001-' || to_char(n, 'FM000000000000'))::uuid, '{}'
+    FROM history;
+INSERT INTO sync.server_change_log
+    SELECT user_id, row_number() OVER (PARTITION BY user_id ORDER BY n) + 100, 'public', 'notes', 'INSERT',
+           ('00000000-0000-0000-0001-' || to_char(n, 'FM000000000000'))::uuid, '{}', 'import', n, 1, now()
+    FROM history;
+INSERT INTO sync.user_stream SELECT user_id, max(server_id) FROM sync.server_change_log GROUP BY user_id
+    ON CONFLICT (user_id) DO UPDATE SET last_server_id = excluded.last_server_id;";
+
+/// Index entries that the calls of [`use_store`] may read; a plan that reads a user's rows reads 50 000.
+const ENTRIES_MAX: i64 = 500;
+
+/// One upload of each kind and a page.
+async fn use_store(store: &PostgresStore, user: &UserId, first: i64) {
+    let row = first as u128;
+    apply(store, user, "phone", [insert(first, row), insert(first + 1, row + 1)]).await.unwrap();
+    let changes = [change(first + 2, row, 1, Op::Update(payload("{}"))), change(first + 3, row + 1, 1, Op::Delete)];
+    apply(store, user, "phone", changes).await.unwrap();
+    let query = PageQuery { after: ServerSeq(0), until: None, limit: 10, schema: None, exclude: None };
+    store.page(user, &query).await.unwrap();
+}
+
+#[tokio::test]
+async fn plans_made_on_empty_tables_hold_when_these_have_grown() {
+    let fixture = Fixture::with(PostgresOptions { max_connections: 1, ..PostgresOptions::default() }).await;
+    use_store(&fixture.store, &user("heavy"), 1).await;
+    fixture.execute(HISTORY).await;
+    assert_touches_little(&fixture).await;
+}
+
+#[tokio::test]
+async fn plans_made_for_the_average_user_hold_for_a_heavy_one() {
+    let fixture = Fixture::new().await;
+    fixture.execute(HISTORY).await;
+    fixture.execute("ANALYZE").await;
+    assert_touches_little(&fixture).await;
+}
+
+#[tokio::test]
+async fn plans_hold_without_the_settings_of_the_session() {
+    let fixture = Fixture::new().await;
+    fixture.execute(HISTORY).await;
+    fixture.execute("ANALYZE").await;
+    let options = PostgresOptions { session_settings: false, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(fixture.database.url(), options).await.unwrap();
+    assert_touches_little(&Fixture { store, ..fixture }).await;
+}
+
+async fn assert_touches_little(fixture: &Fixture) {
+    let mut sql = fixture.sql().await;
+    let touched = "SELECT (SELECT coalesce(sum(seq_tup_read), 0)::int8 FROM pg_stat_user_tables WHERE schemaname = 'sync'),
+                          (SELECT coalesce(sum(idx_tup_read), 0)::int8 FROM pg_stat_user_indexes WHERE schemaname = 'sync')";
+    let (scanned_before, entries_before): (i64, i64) = sqlx::query_as(touched).fetch_one(&mut sql).await.unwrap();
+    for round in 0..3 {
+        use_store(&fixture.store, &user("heavy"), 1_000 + 10 * round).await;
+    }
+    // A session reports what it has touched when it ends.
+    fixture.store.close().await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'outrigger'";
+    let ending = async {
+        while sqlx::query_scalar::<_, i64>(sessions).fetch_one(&mut sql).await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ending).await.expect("the store's sessions end");
+    let (scanned, entries): (i64, i64) = sqlx::query_as(touched).fetch_one(&mut sql).await.unwrap();
+    let (scanned, entries) = (scanned - scanned_before, entries - entries_before);
+    assert_eq!(scanned, 0, "rows read by sequential scans");
+    assert!((1..=ENTRIES_MAX).contains(&entries), "{entries} index entries read");
+}

@@ -1,0 +1,102 @@
+//! The statements that write one plan.
+
+use outrigger_application::ports::store::StoreError;
+use outrigger_domain::{Plan, UserId};
+use rusqlite::{Transaction, params};
+use uuid::Uuid;
+use uuid::fmt::Hyphenated;
+
+use crate::error::Failure;
+
+/// Writes the plan, or fails with [`StoreError::Contention`] before anything is written. After any other
+/// failure the transaction holds part of the plan and must be rolled back.
+pub(crate) fn write(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<(), Failure> {
+    let at = format!("{:.6}", plan.at);
+    advance(tx, user, plan)?;
+    append(tx, user, plan, &at)?;
+    put_rows(tx, user, plan, &at)
+}
+
+/// Moves the end of the stream: the compare and swap on which all of a user's order rests.
+fn advance(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<(), Failure> {
+    let (before, after) = (plan.head.seq.0, plan.next_head().0);
+    let moved = if before == 0 {
+        tx.prepare_cached("INSERT INTO user_stream (user_id, last_server_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+            .execute(params![user.as_str(), after])?
+    } else {
+        tx.prepare_cached("UPDATE user_stream SET last_server_id = ?3 WHERE user_id = ?1 AND last_server_id = ?2")?
+            .execute(params![user.as_str(), before, after])?
+    };
+    if moved == 1 { Ok(()) } else { Err(Failure(StoreError::Contention)) }
+}
+
+fn append(tx: &Transaction<'_>, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO server_change_log (user_id, server_id, schema_name, table_name, op, pk_uuid, source_id, \
+         source_change_id, server_version, ts, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    for entry in &plan.log {
+        let change = &entry.change;
+        insert.execute(params![
+            user.as_str(),
+            entry.server_id.0,
+            change.row.table.schema(),
+            change.row.table.table(),
+            change.op.kind().as_str(),
+            text(change.row.pk, &mut buffer()),
+            entry.source.as_str(),
+            change.source_change_id.0,
+            entry.version.0,
+            at,
+            change.op.payload().map(|payload| payload.as_str()),
+        ])?;
+    }
+    Ok(())
+}
+
+fn put_rows(tx: &Transaction<'_>, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+    let mut insert_meta = tx.prepare_cached(
+        "INSERT INTO sync_row_meta (user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    let mut update_meta = tx.prepare_cached(
+        "UPDATE sync_row_meta SET server_version = ?5, deleted = ?6, updated_at = ?7 WHERE user_id = ?1 \
+         AND schema_name = ?2 AND table_name = ?3 AND pk_uuid = ?4 AND server_version < ?5",
+    )?;
+    let mut put_state = tx.prepare_cached(
+        "INSERT INTO sync_state (user_id, schema_name, table_name, pk_uuid, payload) VALUES (?1, ?2, ?3, ?4, ?5) \
+         ON CONFLICT (user_id, schema_name, table_name, pk_uuid) DO UPDATE SET payload = excluded.payload",
+    )?;
+    let mut delete_state = tx.prepare_cached(
+        "DELETE FROM sync_state WHERE user_id = ?1 AND schema_name = ?2 AND table_name = ?3 AND pk_uuid = ?4",
+    )?;
+    for effect in &plan.rows {
+        let entry = &plan.log[effect.entry];
+        let (table, payload) = (&entry.change.row.table, entry.change.op.payload());
+        let mut buffer = buffer();
+        let (user, schema, name) = (user.as_str(), table.schema(), table.table());
+        let pk = text(entry.change.row.pk, &mut buffer);
+        let put_meta = if effect.known { &mut update_meta } else { &mut insert_meta };
+        let put = put_meta.execute(params![user, schema, name, pk, entry.version.0, payload.is_none(), at])?;
+        if put != 1 {
+            let seq = entry.server_id;
+            return Err(Failure::corrupt(format_args!("change {seq} is of a row whose version is not as planned")));
+        }
+        if let Some(payload) = payload {
+            put_state.execute(params![user, schema, name, pk, payload.as_str()])?;
+        } else if effect.known {
+            delete_state.execute(params![user, schema, name, pk])?;
+        }
+    }
+    Ok(())
+}
+
+/// Room for a UUID's text.
+pub(crate) fn buffer() -> [u8; Hyphenated::LENGTH] {
+    [0; Hyphenated::LENGTH]
+}
+
+/// A UUID as it stands in the tables, with nothing allocated.
+pub(crate) fn text(uuid: Uuid, buffer: &mut [u8; Hyphenated::LENGTH]) -> &str {
+    uuid.hyphenated().encode_lower(buffer)
+}

@@ -1,0 +1,168 @@
+//! The hexagon as a test: which crate may use which, read from `cargo metadata`.
+//!
+//! The tables below are the whole rule. A new crate has to be entered here before the tests pass again.
+
+use cargo_metadata::{Dependency, DependencyKind, Metadata, Package};
+
+const ADAPTERS: [&str; 5] =
+    ["outrigger-memory", "outrigger-sqlite", "outrigger-postgres", "outrigger-jwt", "outrigger-http"];
+/// Crates that only tests may use.
+const TESTS: [&str; 3] = ["outrigger-testkit", "outrigger-conformance", "outrigger-architecture"];
+/// All that the rules of the protocol may stand on: values, no I/O, no clock, nothing asynchronous.
+const DOMAIN_USES: [&str; 5] = ["jiff", "serde", "serde_json", "thiserror", "uuid"];
+
+/// Crates that bring a database, a transport, a token format or a command line, each with the one crate of ours
+/// that may know of it. Whatever else uses it does so in its tests only.
+const OWNED: [(&str, &str); 11] = [
+    ("sqlx", "outrigger-postgres"),
+    ("rusqlite", "outrigger-sqlite"),
+    ("rusqlite_migration", "outrigger-sqlite"),
+    ("jsonwebtoken", "outrigger-jwt"),
+    ("axum", "outrigger-http"),
+    ("tower", "outrigger-http"),
+    ("tower-http", "outrigger-http"),
+    ("utoipa", "outrigger-http"),
+    ("clap", "outrigger"),
+    ("figment", "outrigger"),
+    ("tracing-subscriber", "outrigger"),
+];
+
+/// Every edge that the tables do not allow, as a sentence.
+pub fn violations(workspace: &Metadata) -> Vec<String> {
+    let packages = workspace.workspace_packages();
+    let ours: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+    let mut found = Vec::new();
+    for package in packages {
+        for dependency in &package.dependencies {
+            let complaint = if ours.contains(&dependency.name.as_str()) {
+                inner_edge(package, dependency)
+            } else {
+                outer_edge(package, dependency)
+            };
+            found.extend(complaint.map(|why| format!("{} uses {}: {why}", package.name, dependency.name)));
+        }
+    }
+    found
+}
+
+/// What is wrong with one crate of ours using another.
+fn inner_edge(package: &Package, dependency: &Dependency) -> Option<String> {
+    let (from, to) = (package.name.as_str(), dependency.name.as_str());
+    let dev = dependency.kind == DependencyKind::Development;
+    if TESTS.contains(&from) {
+        return None;
+    }
+    if dependency.features.iter().any(|feature| feature == "mock") && !dev {
+        return Some("mocks are for tests".into());
+    }
+    let allowed: Vec<&str> = match from {
+        "outrigger-domain" => vec![],
+        "outrigger-application" => vec!["outrigger-domain"],
+        "outrigger" => [ADAPTERS.as_slice(), &["outrigger-domain", "outrigger-application"]].concat(),
+        _ if ADAPTERS.contains(&from) => vec!["outrigger-domain", "outrigger-application"],
+        _ => return Some("the crate is not in the tables of the architecture test".into()),
+    };
+    let outside = !["outrigger-domain", "outrigger-application"].contains(&from);
+    let for_tests = dev && outside && (to == "outrigger-memory" || TESTS.contains(&to));
+    (!allowed.contains(&to) && !for_tests).then(|| format!("it may use {allowed:?} of ours"))
+}
+
+/// What is wrong with one crate of ours using one of somebody else's.
+fn outer_edge(package: &Package, dependency: &Dependency) -> Option<String> {
+    let (from, to) = (package.name.as_str(), dependency.name.as_str());
+    if dependency.kind == DependencyKind::Development || TESTS.contains(&from) {
+        return None;
+    }
+    if from == "outrigger-domain" && !DOMAIN_USES.contains(&to) {
+        return Some(format!("the domain may use {DOMAIN_USES:?}"));
+    }
+    let (_, owner) = OWNED.iter().find(|(name, _)| *name == to)?;
+    (*owner != from).then(|| format!("only {owner} may"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use cargo_metadata::MetadataCommand;
+
+    use super::*;
+
+    /// The workspace with what its manifests declare; nothing is resolved, so no network is needed.
+    fn workspace() -> Metadata {
+        MetadataCommand::new().no_deps().exec().unwrap()
+    }
+
+    fn rust_files(folder: &Path) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                files.extend(rust_files(&path));
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn every_edge_between_crates_is_allowed() {
+        let found = violations(&workspace());
+        assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+    }
+
+    #[test]
+    fn forbidden_edges_are_found() {
+        for (from, to, dev, why) in [
+            ("outrigger-domain", "tokio", false, "the domain may use"),
+            ("outrigger-domain", "outrigger-application", true, "it may use []"),
+            ("outrigger-application", "outrigger-memory", true, "it may use"),
+            ("outrigger-application", "sqlx", false, "only outrigger-postgres may"),
+            ("outrigger-http", "outrigger-jwt", false, "it may use"),
+            ("outrigger-http", "outrigger-sqlite", true, "it may use"),
+            ("outrigger-sqlite", "outrigger-testkit", false, "it may use"),
+            ("outrigger", "rusqlite", false, "only outrigger-sqlite may"),
+        ] {
+            let mut workspace = workspace();
+            let mut planted = workspace.packages[0].dependencies[0].clone();
+            planted.name = to.into();
+            planted.features.clear();
+            planted.kind = if dev { DependencyKind::Development } else { DependencyKind::Normal };
+            let package = workspace.packages.iter_mut().find(|package| package.name.as_str() == from).unwrap();
+            package.dependencies = vec![planted];
+            let sentence = format!("{from} uses {to}: {why}");
+            let found = violations(&workspace);
+            assert!(found.iter().any(|line| line.starts_with(&sentence)), "{sentence}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_crate_has_the_lints_of_the_workspace() {
+        for package in workspace().workspace_packages() {
+            let manifest = fs::read_to_string(&package.manifest_path).unwrap();
+            assert!(manifest.contains("[lints]\nworkspace = true\n"), "{} has lints of its own", package.name);
+        }
+    }
+
+    #[test]
+    fn one_file_names_the_stores() {
+        let root = workspace().workspace_root;
+        let stores = ["outrigger_memory", "outrigger_sqlite", "outrigger_postgres"];
+        for path in rust_files(root.join("bin/src").as_std_path()) {
+            let text = fs::read_to_string(&path).unwrap();
+            let names_one = stores.iter().any(|store| text.contains(store));
+            assert_eq!(names_one, path.ends_with("wire.rs"), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn nothing_in_the_domain_is_asynchronous() {
+        for path in rust_files(workspace().workspace_root.join("domain/src").as_std_path()) {
+            let text = fs::read_to_string(&path).unwrap();
+            let found = text.lines().find(|line| line.contains("async ") || line.contains(".await"));
+            assert_eq!(found, None, "{}", path.display());
+        }
+    }
+}

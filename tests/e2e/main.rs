@@ -1,0 +1,7 @@
+//! The finished binary as an operator meets it: started as a process, told to stop, killed, set up wrongly.
+
+mod configuration;
+mod demo;
+mod lifecycle;
+mod postgres;
+mod server;
