@@ -72,7 +72,9 @@ async fn every_other_path_or_method_is_refused_in_the_same_shape() {
     }
 }
 
-fn errors() -> [(fn() -> StoreError, u16, &'static str); 4] {
+type MakeError = fn() -> StoreError;
+
+fn errors() -> [(MakeError, u16, &'static str); 4] {
     [
         (|| StoreError::Unavailable("db.internal refused".into()), 503, "unavailable"),
         (|| StoreError::Contention, 503, "unavailable"),
