@@ -1,0 +1,218 @@
+//! The keys of the configuration, with their types and defaults.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::{fmt, str::FromStr};
+
+use outrigger_domain::TableName;
+use outrigger_domain::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, UPLOAD_CHANGES_MAX};
+use serde::{Deserialize, Deserializer, de};
+
+use crate::logging;
+
+/// Everything that can be configured. A key that is not here is an error, so that a misspelt one is noticed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) listen: Listen,
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) database_url: DatabaseUrl,
+    pub(crate) schema_version: u32,
+    pub(super) demo: Option<bool>,
+    pub(crate) drain_timeout_s: u32,
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) log: LogFilter,
+    pub(crate) limits: Limits,
+    pub(crate) sqlite: Sqlite,
+    pub(crate) postgres: Postgres,
+    pub(crate) auth: Auth,
+    pub(crate) tables: Vec<Table>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            database_url: DatabaseUrl::Sqlite("outrigger.db".into()),
+            schema_version: 1,
+            demo: None,
+            drain_timeout_s: 10,
+            log: LogFilter("info".into()),
+            limits: Limits::default(),
+            sqlite: Sqlite::default(),
+            postgres: Postgres::default(),
+            auth: Auth::default(),
+            tables: Vec::new(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    pub(crate) upload_changes_max: NonZeroUsize,
+    pub(crate) payload_bytes_max: NonZeroUsize,
+    pub(crate) body_bytes_max: NonZeroUsize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const fn limit(value: usize) -> NonZeroUsize {
+            NonZeroUsize::new(value).expect("the limit is not zero")
+        }
+        const {
+            Self {
+                upload_changes_max: limit(UPLOAD_CHANGES_MAX),
+                payload_bytes_max: limit(PAYLOAD_BYTES_MAX),
+                body_bytes_max: limit(BODY_BYTES_MAX),
+            }
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Sqlite {
+    pub(crate) synchronous: Synchronous,
+}
+
+/// What a SQLite commit survives; see the README.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Synchronous {
+    #[default]
+    Full,
+    Normal,
+}
+
+/// What an adapter has a default for is optional here and in [`Auth`].
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Postgres {
+    pub(crate) max_connections: Option<NonZeroU32>,
+    pub(crate) session_settings: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Auth {
+    pub(super) jwt_secret: Option<String>,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) leeway_s: Option<u32>,
+}
+
+/// One `[[tables]]` entry.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Table {
+    #[serde(deserialize_with = "table_name")]
+    pub(crate) name: TableName,
+}
+
+/// An IP address and a port.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Listen(pub(crate) SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |_| format!("{text:?} is not an IP address with a port, such as 127.0.0.1:8080");
+        text.parse().map(Self).map_err(wrong)
+    }
+}
+
+/// What to log; see [`logging`].
+#[derive(Debug, PartialEq)]
+pub(crate) struct LogFilter(pub(crate) String);
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |why| format!("{text:?} is not a filter such as info or info,sqlx=warn: {why}");
+        logging::check(text).map(|()| Self(text.into())).map_err(wrong)
+    }
+}
+
+/// Which store to use, and where it is.
+#[derive(Clone, PartialEq)]
+pub(crate) enum DatabaseUrl {
+    Memory,
+    Sqlite(PathBuf),
+    Postgres(String),
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if matches!(text, "memory:" | "memory://") {
+            return Ok(Self::Memory);
+        }
+        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            return Ok(Self::Postgres(text.into()));
+        }
+        match text.strip_prefix("sqlite://") {
+            Some("" | ":memory:") => Err("a sqlite:// URL needs the path of a file; memory: keeps nothing on disk"),
+            Some(path) if path.contains('?') => Err("a sqlite:// URL takes no parameters"),
+            Some(path) => Ok(Self::Sqlite(path.into())),
+            // The text is not repeated: it may hold a password.
+            None => Err("it must begin with postgres:// or sqlite://, or be memory:"),
+        }
+    }
+}
+
+/// Names the place without the user, the password and the parameters.
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => f.write_str("memory"),
+            Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
+            Self::Postgres(url) => {
+                let place = url.split_once("://").map_or("", |(_, rest)| rest);
+                let place = place.split(['?', '#']).next().unwrap_or_default();
+                write!(f, "Postgres at {}", place.rsplit('@').next().unwrap_or_default())
+            }
+        }
+    }
+}
+
+fn from_text<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    String::deserialize(from)?.parse().map_err(de::Error::custom)
+}
+
+fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
+    let text = String::deserialize(from)?;
+    TableName::parse_qualified(&text).map_err(|why| de::Error::custom(format!("{text:?} is not a table's name: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_named_without_its_password() {
+        for (url, place) in [
+            ("memory:", "memory"),
+            ("sqlite:///var/lib/a.db", "SQLite file /var/lib/a.db"),
+            ("postgres://localhost/app", "Postgres at localhost/app"),
+            ("postgres://u:p@ss@db:5432/app?password=x", "Postgres at db:5432/app"),
+        ] {
+            let database: DatabaseUrl = url.parse().map_err(|error| format!("{url}: {error}")).unwrap();
+            assert_eq!(database.to_string(), place);
+        }
+    }
+
+    #[test]
+    fn other_databases_are_refused() {
+        for url in
+            ["", "mysql://x", "outrigger.db", "sqlite:x.db", "sqlite://", "sqlite://:memory:", "sqlite://x?mode=ro"]
+        {
+            assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use super::*;
+
+const SECRET: &str = "01234567890123456789012345678901";
+
+fn config(flags: ServeArgs, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    load(&flags, environment).map_err(|error| error.to_string())
+}
+
+/// The configuration that stands in a file, with nothing beside it.
+fn file(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outrigger.toml");
+    std::fs::write(&path, text).unwrap();
+    config(ServeArgs { config: Some(path), ..ServeArgs::default() }, environment)
+}
+
+#[track_caller]
+fn refused(result: Result<Config, String>, parts: &[&str]) {
+    let Err(sentence) = result else { panic!("not refused: {parts:?}") };
+    assert!(!sentence.contains('\n'), "{sentence}");
+    for part in parts {
+        assert!(sentence.contains(part), "{part:?} is not in: {sentence}");
+    }
+}
+
+#[test]
+fn without_any_configuration_it_is_a_demo_on_a_file() {
+    let config = config(ServeArgs::default(), &[("PATH", "/bin"), ("HOME", "/root")]).unwrap();
+    assert!(config.demo);
+    assert_eq!(config.secret, None);
+    assert!(config.settings.database_url == DatabaseUrl::Sqlite("outrigger.db".into()));
+    assert_eq!(config.settings.listen.0.to_string(), "127.0.0.1:8080");
+    let names: Vec<String> = config.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+    assert_eq!(names, ["public.users", "public.posts"]);
+}
+
+#[test]
+fn flags_win_over_the_environment_over_the_file_over_the_default() {
+    let text = format!("listen = '127.0.0.1:1'\nlog = 'a'\ndrain_timeout_s = 1\n[auth]\njwt_secret = '{SECRET}'");
+    let in_file = file(&text, &[]).unwrap();
+    assert_eq!(in_file.settings.listen.0.port(), 1);
+    assert_eq!(in_file.settings.schema_version, 1);
+
+    let environment = [("OUTRIGGER_LISTEN", "127.0.0.1:2"), ("OUTRIGGER_LOG", "b"), ("JWT_SECRET", &"e".repeat(32))];
+    let in_environment = file(&text, &environment).unwrap();
+    assert_eq!(in_environment.settings.listen.0.port(), 2);
+    assert_eq!(in_environment.secret, Some("e".repeat(32)));
+    assert_eq!(in_environment.settings.drain_timeout_s, 1);
+
+    let flags = ServeArgs { listen: "127.0.0.1:3".parse().ok(), demo: Some(true), ..ServeArgs::default() };
+    let in_flags = config(flags, &environment).unwrap();
+    assert_eq!(in_flags.settings.listen.0.port(), 3);
+    assert_eq!(in_flags.settings.log.0, "b");
+    assert!(in_flags.demo);
+}
+
+#[test]
+fn a_variable_with_our_prefix_wins_over_the_shared_one() {
+    for (ours, shared) in [(0, 1), (1, 0)] {
+        let mut environment = [("OUTRIGGER_DATABASE_URL", "memory:"), ("DATABASE_URL", "postgres://x/y")];
+        environment.swap(ours, shared);
+        let config = config(ServeArgs::default(), &environment).unwrap();
+        assert!(config.settings.database_url == DatabaseUrl::Memory);
+    }
+}
+
+#[test]
+fn every_key_can_come_from_the_environment() {
+    let digits = "1".repeat(32);
+    let config = config(
+        ServeArgs::default(),
+        &[
+            ("OUTRIGGER_LISTEN", "[::1]:9"),
+            ("OUTRIGGER_DATABASE_URL", "sqlite:///tmp/x.db"),
+            ("OUTRIGGER_SCHEMA_VERSION", "7"),
+            ("OUTRIGGER_DEMO", "false"),
+            ("OUTRIGGER_DRAIN_TIMEOUT_S", "3"),
+            ("OUTRIGGER_LOG", "warn,sqlx=off"),
+            ("OUTRIGGER_LIMITS__UPLOAD_CHANGES_MAX", "11"),
+            ("OUTRIGGER_LIMITS__PAYLOAD_BYTES_MAX", "12"),
+            ("OUTRIGGER_LIMITS__BODY_BYTES_MAX", "13"),
+            ("OUTRIGGER_SQLITE__SYNCHRONOUS", "normal"),
+            ("OUTRIGGER_POSTGRES__MAX_CONNECTIONS", "5"),
+            ("OUTRIGGER_POSTGRES__SESSION_SETTINGS", "false"),
+            ("OUTRIGGER_AUTH__JWT_SECRET", &digits),
+            ("OUTRIGGER_AUTH__ISSUER", "1"),
+            ("OUTRIGGER_AUTH__AUDIENCE", "true"),
+            ("OUTRIGGER_AUTH__LEEWAY_S", "4"),
+            ("OUTRIGGER_TABLES", r#"[{name="business.posts"}, {name="users"}]"#),
+        ],
+    )
+    .unwrap();
+    let settings = &config.settings;
+    assert_eq!(settings.listen.0.to_string(), "[::1]:9");
+    assert!(settings.database_url == DatabaseUrl::Sqlite(PathBuf::from("/tmp/x.db")));
+    assert_eq!((settings.schema_version, settings.drain_timeout_s, settings.log.0.as_str()), (7, 3, "warn,sqlx=off"));
+    let limits = &settings.limits;
+    let limits = [limits.upload_changes_max, limits.payload_bytes_max, limits.body_bytes_max];
+    assert_eq!(limits.map(NonZeroUsize::get), [11, 12, 13]);
+    assert_eq!(settings.sqlite.synchronous, Synchronous::Normal);
+    assert_eq!(settings.postgres.max_connections.map(NonZeroU32::get), Some(5));
+    assert_eq!(settings.postgres.session_settings, Some(false));
+    assert_eq!(config.secret, Some(digits));
+    assert_eq!((settings.auth.issuer.as_deref(), settings.auth.audience.as_deref()), (Some("1"), Some("true")));
+    assert_eq!(settings.auth.leeway_s, Some(4));
+    assert!(!config.demo);
+    assert_eq!(config.catalog.tables().len(), 2);
+}
+
+#[test]
+fn variables_that_kubernetes_or_the_tests_set_are_not_ours() {
+    let foreign = [
+        ("OUTRIGGER_PORT", "tcp://10.0.0.1:80"),
+        ("OUTRIGGER_SERVICE_HOST", "x"),
+        ("OUTRIGGER_TEST_POSTGRES_URL", "x"),
+    ];
+    assert!(config(ServeArgs::default(), &foreign).is_ok());
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_place() {
+    refused(file("listn = '127.0.0.1:1'", &[]), &["listn", "outrigger.toml", "listen, database_url"]);
+    refused(file("[auth]\nsecret = 'x'", &[]), &["auth.secret", "jwt_secret"]);
+    refused(file("[[tables]]\nname = 'a'\nreference = 1", &[]), &["tables.0.reference", "outrigger.toml"]);
+    refused(config(ServeArgs::default(), &[("OUTRIGGER_LISTN", "x")]), &["listn", "OUTRIGGER_LISTN"]);
+}
+
+#[test]
+fn a_wrong_value_is_a_sentence_that_names_the_key() {
+    for (text, parts) in [
+        ("listen = 'localhost:8080'", ["listen", "\"localhost:8080\" is not an IP address"]),
+        ("listen = 8080", ["listen", "must be a string"]),
+        ("database_url = 'mysql://u:hunter2@x'", ["database_url", "postgres://"]),
+        ("schema_version = -1", ["schema_version", "a whole number"]),
+        ("demo = 'perhaps'", ["demo", "a boolean"]),
+        ("drain_timeout_s = 1.5", ["drain_timeout_s", "a whole number"]),
+        ("log = 'a=b=c'", ["log", "filter"]),
+        ("limits = 3", ["limits", "must be a table"]),
+        ("[limits]\nupload_changes_max = 0", ["limits.upload_changes_max", "1 or more"]),
+        ("[sqlite]\nsynchronous = 'sometimes'", ["sqlite.synchronous", "full, normal"]),
+        ("[postgres]\nmax_connections = 0", ["postgres.max_connections", "1 or more"]),
+        ("[auth]\nleeway_s = 'x'", ["auth.leeway_s", "a whole number"]),
+        ("tables = 'users'", ["tables", "a list"]),
+        ("[[tables]]\nname = 'a-b'", ["tables.0.name", "\"a-b\""]),
+        ("[[tables]]", ["tables.0.name", "missing"]),
+        ("[[tables]]\nname = 'a'\n[[tables]]\nname = 'Public.A'", ["tables", "public.a is named twice"]),
+        ("listen", ["config", "line 1"]),
+    ] {
+        refused(file(text, &[("JWT_SECRET", SECRET)]), &parts);
+    }
+}
+
+#[test]
+fn a_file_that_was_named_has_to_be_there() {
+    let flags = ServeArgs { config: Some("no/such.toml".into()), ..ServeArgs::default() };
+    refused(config(flags, &[]), &["config", "no/such.toml"]);
+}
+
+#[test]
+fn outside_demo_mode_the_secret_has_32_bytes() {
+    refused(file("", &[]), &["auth.jwt_secret is missing"]);
+    refused(config(ServeArgs::default(), &[("JWT_SECRET", "")]), &["auth.jwt_secret", "0 bytes"]);
+    refused(config(ServeArgs::default(), &[("JWT_SECRET", &SECRET[1..])]), &["auth.jwt_secret", "31 bytes"]);
+    refused(config(ServeArgs::default(), &[("OUTRIGGER_DEMO", "false")]), &["auth.jwt_secret is missing"]);
+    refused(config(ServeArgs::default(), &[("OUTRIGGER_LISTEN", "0.0.0.0:1")]), &["auth.jwt_secret is missing"]);
+    let config = config(ServeArgs::default(), &[("JWT_SECRET", SECRET)]).unwrap();
+    assert!(!config.demo);
+    assert!(config.catalog.tables().is_empty());
+}
+
+#[test]
+fn a_secret_is_never_repeated() {
+    for text in ["[auth]\njwt_secret = 123454321", "[auth]\njwt_secret = { a = 123454321 }", "auth = 123454321"] {
+        let Err(sentence) = file(text, &[]) else { panic!("{text}") };
+        assert!(sentence.contains("auth") && !sentence.contains("123454321"), "{sentence}");
+    }
+}
+
+#[test]
+fn a_demo_stays_on_this_machine() {
+    let everywhere = [("OUTRIGGER_LISTEN", "0.0.0.0:8080"), ("OUTRIGGER_DEMO", "true"), ("JWT_SECRET", SECRET)];
+    refused(config(ServeArgs::default(), &everywhere), &["demo", "0.0.0.0:8080", "loopback"]);
+}
+
+#[test]
+fn the_demo_adds_its_tables_to_those_of_the_file() {
+    let config = file("demo = true\n[[tables]]\nname = 'users'\n[[tables]]\nname = 'notes'", &[]).unwrap();
+    let names: Vec<String> = config.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+    assert_eq!(names, ["public.users", "public.notes", "public.posts"]);
+}
