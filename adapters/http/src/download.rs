@@ -16,7 +16,7 @@ use crate::Api;
 use crate::body::json;
 use crate::error::ApiError;
 use crate::extract::Authenticated;
-use crate::openapi::SyncErrors;
+use crate::openapi::{DownloadErrors, SourceHeader};
 use crate::wire::DownloadResponse;
 
 /// About the bytes of one change in an answer, but for its payload.
@@ -51,7 +51,7 @@ struct DownloadParams {
     path = "/sync/download",
     tag = "sync",
     security(("bearer" = [])),
-    params(DownloadParams),
+    params(DownloadParams, SourceHeader),
     responses(
         (status = 200, description = "One page of the user's stream.", body = DownloadResponse,
          example = json!({"changes": [{
@@ -59,7 +59,7 @@ struct DownloadParams {
              "pk": "550e8400-e29b-41d4-a716-446655440000", "payload": {"name": "Alice"}, "server_version": 1,
              "deleted": false, "source_id": "phone", "source_change_id": 1, "ts": "2025-08-08T07:01:00.123456Z"}],
              "has_more": false, "next_after": 1, "window_until": 1})),
-        SyncErrors
+        DownloadErrors
     ),
 )]
 pub(crate) async fn download(

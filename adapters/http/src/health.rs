@@ -35,8 +35,15 @@ pub(crate) async fn health() -> Response {
 /// Does the storage answer?
 ///
 /// If not, send devices elsewhere until it does.
-#[utoipa::path(get, path = "/ready", tag = "operation",
-    responses((status = 200, description = "The storage answers.", body = Status, example = json!({"status": "ready"})), ReadyErrors))]
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "operation",
+    responses(
+        (status = 200, description = "The storage answers.", body = Status, example = json!({"status": "ready"})),
+        ReadyErrors
+    ),
+)]
 pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> {
     match tokio::time::timeout(PING_MAX, api.store.ping()).await {
         Ok(Ok(())) => Ok(json(&Status { status: "ready" }, 32)),

@@ -9,10 +9,11 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use serde_json::json;
 use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, Modify};
+use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder};
+use utoipa::{IntoParams, IntoResponses, Modify};
 
 use crate::error::ErrorKind;
 use crate::wire::ErrorBody;
@@ -40,8 +41,8 @@ struct Bearer;
 
 impl Modify for Bearer {
     fn modify(&self, document: &mut OpenApi) {
-        let description = "A JSON Web Token: `sub` names the user, `did` or `source_id` the source. For a token that \
-                           names no source, send the header `Outrigger-Source-Id` as well.";
+        let description = "A JSON Web Token: `sub` names the user, `did` or `source_id` the source. A token that names \
+                           no source needs the header `Outrigger-Source-Id` beside it.";
         let scheme =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(description));
         let components = document.components.get_or_insert_with(Components::new);
@@ -49,8 +50,22 @@ impl Modify for Bearer {
     }
 }
 
-/// How an authenticated GET fails.
+/// The header by which a request names its source where the token does not.
+pub(crate) struct SourceHeader;
+
+impl IntoParams for SourceHeader {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let description = "The source, for tokens that name none.";
+        let text = ObjectBuilder::new().schema_type(Type::String).build();
+        let header = ParameterBuilder::new().name("Outrigger-Source-Id").parameter_in(ParameterIn::Header);
+        vec![header.description(Some(description)).required(Required::False).schema(Some(text)).build()]
+    }
+}
+
+/// How any authenticated request may fail.
 pub(crate) struct SyncErrors;
+/// How a download fails.
+pub(crate) struct DownloadErrors;
 /// How an upload fails.
 pub(crate) struct UploadErrors;
 /// How the demo's sign-in fails.
@@ -62,16 +77,20 @@ type Responses = BTreeMap<String, RefOr<Response>>;
 
 impl IntoResponses for SyncErrors {
     fn responses() -> Responses {
-        use ErrorKind::{AuthenticationFailed, InternalError, InvalidRequest, Unavailable};
-        [InvalidRequest, AuthenticationFailed, InternalError, Unavailable].into_iter().map(documented).collect()
+        use ErrorKind::{AuthenticationFailed, InternalError, Unavailable};
+        [AuthenticationFailed, InternalError, Unavailable].into_iter().map(documented).collect()
+    }
+}
+
+impl IntoResponses for DownloadErrors {
+    fn responses() -> Responses {
+        SyncErrors::responses().into_iter().chain([documented(ErrorKind::InvalidRequest)]).collect()
     }
 }
 
 impl IntoResponses for UploadErrors {
     fn responses() -> Responses {
-        use ErrorKind::{PayloadTooLarge, UnsupportedMediaType};
-        let more = [PayloadTooLarge, UnsupportedMediaType].into_iter().map(documented);
-        SyncErrors::responses().into_iter().chain(more).collect()
+        SyncErrors::responses().into_iter().chain(SigninErrors::responses()).collect()
     }
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::Api;
 use crate::body::json;
 use crate::extract::Authenticated;
-use crate::openapi::SyncErrors;
+use crate::openapi::{SourceHeader, SyncErrors};
 
 /// The version of the app's own schema.
 #[derive(Serialize, ToSchema)]
@@ -26,6 +26,7 @@ pub(crate) struct SchemaVersion {
     path = "/sync/schema-version",
     tag = "sync",
     security(("bearer" = [])),
+    params(SourceHeader),
     responses((status = 200, description = "The configured version.", body = SchemaVersion), SyncErrors),
 )]
 pub(crate) async fn schema_version(State(api): State<Api>, _: Authenticated) -> Response {

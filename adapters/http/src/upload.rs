@@ -11,7 +11,7 @@ use crate::Api;
 use crate::body::{JsonText, json};
 use crate::error::ApiError;
 use crate::extract::Authenticated;
-use crate::openapi::UploadErrors;
+use crate::openapi::{SourceHeader, UploadErrors};
 use crate::wire::{UploadChange, UploadRequest, UploadResponse};
 
 /// Elements of an upload that holds malformed ones, at the most. Each is answered by itself, and a few bytes of
@@ -30,6 +30,7 @@ const STATUS_BYTES: usize = 96;
     path = "/sync/upload",
     tag = "sync",
     security(("bearer" = [])),
+    params(SourceHeader),
     request_body(content = UploadRequest, example = json!({"changes": [{
         "source_change_id": 1, "table": "users", "op": "INSERT", "pk": "550e8400-e29b-41d4-a716-446655440000",
         "server_version": 0, "payload": {"name": "Alice"}

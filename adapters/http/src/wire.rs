@@ -6,13 +6,15 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
+use outrigger_domain::change::OpKind;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Page;
-use outrigger_domain::{Decision, RawChange, Refusal, ServerRow};
+use outrigger_domain::{Decision, RawChange, Reason, Refusal, ServerRow};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
 /// What every error looks like.
@@ -34,6 +36,7 @@ pub(crate) struct UploadRequest<'a> {
     pub(crate) changes: Vec<UploadChange<'a>>,
     /// Apply all of them or none.
     #[serde(default)]
+    #[schema(default = false)]
     pub(crate) atomic: bool,
 }
 
@@ -45,11 +48,11 @@ pub(crate) struct UploadChange<'a> {
     source_change_id: i64,
     /// `public` if there is none.
     #[serde(borrow, default)]
-    #[schema(value_type = Option<String>, pattern = "^[a-z0-9_]{1,63}$")]
+    #[schema(value_type = Option<String>)]
     schema: Option<Text<'a>>,
-    /// One of the registered tables.
+    /// One of the registered tables: 1 to 63 of the characters a-z, 0-9 and _, in any case.
     #[serde(borrow)]
-    #[schema(value_type = String, pattern = "^[a-z0-9_]{1,63}$")]
+    #[schema(value_type = String, example = "users")]
     table: Text<'a>,
     /// INSERT, UPDATE or DELETE, in any case.
     #[serde(borrow)]
@@ -62,7 +65,7 @@ pub(crate) struct UploadChange<'a> {
     /// The version of the row that the device had; 0 for a row that it made.
     #[schema(minimum = 0)]
     server_version: i64,
-    /// The row; absent or null for a DELETE.
+    /// A JSON object: the row; absent or null for a DELETE.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Object>)]
     payload: Option<&'a RawValue>,
@@ -113,8 +116,7 @@ impl<'a> UploadResponse<'a> {
 pub(crate) struct ChangeStatus<'a> {
     /// The number the source gave it; 0 if it could not be read.
     source_change_id: i64,
-    /// `applied`, `conflict` or `invalid`.
-    #[schema(example = "applied")]
+    #[schema(schema_with = statuses)]
     status: &'static str,
     /// Applied: the row's version; absent where there never was a row to delete.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,7 +161,7 @@ pub(crate) struct ServerRowBody<'a> {
     /// Whether there is no such row now.
     deleted: bool,
     /// Null if there is no such row now.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, required = true)]
     payload: Option<&'a RawValue>,
 }
 
@@ -180,8 +182,7 @@ impl<'a> From<&'a ServerRow> for ServerRowBody<'a> {
 #[derive(Serialize, ToSchema)]
 #[schema(as = Invalid)]
 pub(crate) struct InvalidBody {
-    /// `bad_payload`, `unregistered_table`, `source_change_id_reused`, `batch_too_large` or `batch_aborted`.
-    #[schema(example = "bad_payload")]
+    #[schema(schema_with = reasons)]
     reason: &'static str,
     details: Details,
 }
@@ -222,11 +223,11 @@ pub(crate) struct DownloadChange<'a> {
     server_id: i64,
     schema: &'a str,
     table: &'a str,
-    #[schema(example = "INSERT")]
+    #[schema(schema_with = ops)]
     op: &'static str,
     pk: Uuid,
     /// The row as it was uploaded; null for a DELETE.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Object>, required = true)]
     payload: Option<&'a RawValue>,
     /// The row's version after it.
     server_version: i64,
@@ -256,4 +257,20 @@ impl<'a> From<&'a StreamChange> for DownloadChange<'a> {
             ts: change.at,
         }
     }
+}
+
+fn statuses() -> Object {
+    one_of(["applied", "conflict", "invalid"])
+}
+
+fn reasons() -> Object {
+    one_of(Reason::ALL.map(Reason::as_str))
+}
+
+fn ops() -> Object {
+    one_of([OpKind::Insert, OpKind::Update, OpKind::Delete].map(OpKind::as_str))
+}
+
+fn one_of<const N: usize>(words: [&str; N]) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
 }
