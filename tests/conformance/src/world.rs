@@ -105,10 +105,20 @@ impl Node {
     }
 }
 
-/// The tables of this world: `users` and `posts`, and a second `users` in the schema `business`.
+/// The tables of this world: `users` and `posts`, a second `users` in the schema `business`, and `comments`, which
+/// belong to a post, may answer each other, and refer to a table that does not sync.
 fn catalog() -> Catalog {
-    let tables = ["public.users", "public.posts", "business.users"];
-    Catalog::new(tables.map(|name| Table::new(TableName::parse_qualified(name).expect("a good name"))))
+    let name = |name| TableName::parse_qualified(name).expect("a good name");
+    Catalog::new([
+        Table::new(name("users")).referring("favourite_id", name("posts")),
+        Table::new(name("posts")).referring("author_id", name("users")),
+        Table::new(name("business.users")),
+        Table::new(name("comments"))
+            .referring("post_id", name("posts"))
+            .referring("answers_id", name("comments"))
+            .referring("moderator_id", name("users"))
+            .referring("thread_id", name("threads")),
+    ])
 }
 
 /// A user's id.
