@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::{Clock, Download, SyncStore, UploadService};
+use outrigger_application::{Clock, Download, SharedCatalog, SyncStore, UploadService};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
@@ -95,7 +95,7 @@ impl Node {
     fn new(store: Arc<dyn SyncStore>, clock: &Arc<TestClock>) -> Self {
         let limits = UploadLimits { changes_max: UPLOAD_CHANGES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
         let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(clock);
-        let uploads = UploadService::new(Arc::clone(&store), clock, Arc::new(catalog()), limits);
+        let uploads = UploadService::new(Arc::clone(&store), clock, SharedCatalog::new(catalog()), limits);
         Self { downloads: Download::new(Arc::clone(&store)), store, uploads }
     }
 
