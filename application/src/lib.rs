@@ -5,14 +5,21 @@
 //! this crate's business.
 
 pub mod download;
+pub mod failures;
 mod lanes;
 pub mod ports;
+pub mod projection;
+pub mod tables;
 pub mod upload;
 
 pub use download::Download;
+pub use failures::Failures;
 pub use ports::authenticator::{AuthError, Authenticator, Caller, Credentials, TokenIssuer};
 pub use ports::clock::{Clock, SystemClock};
+pub use ports::materializer::{Batch, MaterializeError, Materializer, NetRow};
+pub use ports::projection::ProjectionStore;
 pub use ports::store::{StoreError, SyncStore};
+pub use tables::{Materialize, SharedCatalog, TableConfig};
 pub use upload::UploadService;
 
 #[cfg(any(test, feature = "mock"))]

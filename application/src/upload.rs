@@ -6,12 +6,13 @@ use std::time::Duration;
 use outrigger_domain::change::admit;
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::{Catalog, Planner, RawChange, Submission, Upload, UserId, Wanted};
+use outrigger_domain::{Planner, RawChange, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
 
 use crate::lanes::{Joined, Lanes};
 use crate::ports::clock::Clock;
 use crate::ports::store::{StoreError, SyncStore};
+use crate::tables::SharedCatalog;
 
 /// Changes that are loaded, decided and written together, at the most, unless one upload alone has more.
 const ROUND_CHANGES_MAX: usize = 1_000;
@@ -40,20 +41,20 @@ pub struct UploadService {
 struct Inner {
     store: Arc<dyn SyncStore>,
     clock: Arc<dyn Clock>,
-    catalog: Arc<Catalog>,
+    catalog: SharedCatalog,
     limits: UploadLimits,
     lanes: Lanes<Job>,
 }
 
 impl UploadService {
     /// Uploads to this store changes of these tables.
-    pub fn new(store: Arc<dyn SyncStore>, clock: Arc<dyn Clock>, catalog: Arc<Catalog>, limits: UploadLimits) -> Self {
+    pub fn new(store: Arc<dyn SyncStore>, clock: Arc<dyn Clock>, catalog: SharedCatalog, limits: UploadLimits) -> Self {
         Self { inner: Arc::new(Inner { store, clock, catalog, limits, lanes: Lanes::default() }) }
     }
 
     /// Checks one change as it was sent.
     pub fn admit(&self, raw: RawChange<'_>) -> Submission {
-        admit(raw, &self.inner.catalog, &self.inner.limits)
+        admit(raw, &self.inner.catalog.current(), &self.inner.limits)
     }
 
     /// Decides an upload and writes what is to be applied.

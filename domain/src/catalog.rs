@@ -71,13 +71,31 @@ impl fmt::Debug for TableName {
 pub struct Table {
     /// Its name.
     pub name: TableName,
+    /// The members of its payloads that name rows of other tables.
+    pub references: Vec<Reference>,
 }
 
 impl Table {
-    /// A table of that name.
+    /// A table of that name, without references.
     pub fn new(name: TableName) -> Self {
-        Self { name }
+        Self { name, references: Vec::new() }
     }
+
+    /// The same table with one more reference.
+    #[must_use]
+    pub fn referring(mut self, column: impl Into<String>, parent: TableName) -> Self {
+        self.references.push(Reference { column: column.into(), parent });
+        self
+    }
+}
+
+/// A foreign key: a member of a table's payloads that holds the key of a row of another table, or of the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The member's name, which is the column's.
+    pub column: String,
+    /// The table that the row belongs to.
+    pub parent: TableName,
 }
 
 /// The registered tables.
@@ -90,6 +108,8 @@ pub struct Catalog {
 
 impl Catalog {
     /// A catalog of these tables. A table that is named twice counts once, as first given.
+    ///
+    /// References to tables that are not in the catalog are dropped: the server knows nothing of their rows.
     pub fn new(tables: impl IntoIterator<Item = Table>) -> Self {
         let mut catalog = Self::default();
         for table in tables {
@@ -99,6 +119,11 @@ impl Catalog {
             if *slot == position {
                 catalog.tables.push(table);
             }
+        }
+        let Self { tables, by_name } = &mut catalog;
+        let registered = |name: &TableName| by_name.get(name.schema()).is_some_and(|of| of.contains_key(name.table()));
+        for table in tables {
+            table.references.retain(|reference| registered(&reference.parent));
         }
         catalog
     }
@@ -144,5 +169,17 @@ mod tests {
         assert_eq!(catalog.find("public", "users"), Some(&users));
         assert_eq!(catalog.find("other", "users"), None);
         assert_eq!(catalog.find("public", "posts"), None);
+    }
+
+    #[test]
+    fn a_reference_to_an_unregistered_table_is_dropped() {
+        let name = |text| TableName::parse_qualified(text).unwrap();
+        let posts = Table::new(name("posts")).referring("author_id", name("users")).referring("org_id", name("orgs"));
+        let catalog = Catalog::new([posts, Table::new(name("users")).referring("boss_id", name("users"))]);
+        let columns = |table: &str| -> Vec<String> {
+            catalog.find("public", table).unwrap().references.iter().map(|of| of.column.clone()).collect()
+        };
+        assert_eq!(columns("posts"), ["author_id"]);
+        assert_eq!(columns("users"), ["boss_id"]);
     }
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, DEFAULT_SCHEMA, part};
+use crate::catalog::{Catalog, DEFAULT_SCHEMA, Table, part};
 use crate::decision::{Reason, Refusal};
 use crate::ids::{RowVersion, SourceChangeId, SourceId};
-use crate::json;
 use crate::limits::{PAYLOAD_DEPTH_MAX, UploadLimits};
 use crate::stream::RowKey;
+use crate::{json, key};
 
 /// One INSERT, UPDATE or DELETE of one row of a registered table.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,8 @@ pub struct Change {
     pub base: RowVersion,
     /// What it does.
     pub op: Op,
+    /// The rows its payload refers to, each once.
+    pub parents: Vec<RowKey>,
 }
 
 /// What a change does, with the payload where there is one.
@@ -190,12 +192,35 @@ fn check(raw: RawChange<'_>, catalog: &Catalog, limits: &UploadLimits) -> Result
         let message = format!("table {schema}.{table} does not take part in syncing");
         return Err(Refusal::new(Reason::UnregisteredTable, message));
     };
+    let parents = op.payload().map_or(Ok(Vec::new()), |payload| parents(payload, table))?;
     Ok(Change {
         source_change_id: SourceChangeId(raw.source_change_id),
         row: RowKey { table: table.name.clone(), pk },
         base: RowVersion(raw.server_version),
         op,
+        parents,
     })
+}
+
+/// The rows a payload refers to. Null and absent members refer to none.
+fn parents(payload: &Payload, table: &Table) -> Result<Vec<RowKey>, Refusal> {
+    if table.references.is_empty() {
+        return Ok(Vec::new());
+    }
+    let columns: Vec<&str> = table.references.iter().map(|reference| reference.column.as_str()).collect();
+    let members = json::members(payload.as_str(), &columns).unwrap_or_default();
+    let mut parents = Vec::new();
+    for (reference, value) in table.references.iter().zip(members) {
+        let Some(value) = value.filter(|value| value.get() != "null") else { continue };
+        let Some(pk) = key::parse_json(value) else {
+            return Err(bad(format!("{} must be a UUID, as text or as base64 of its 16 bytes", reference.column)));
+        };
+        let parent = RowKey { table: reference.parent.clone(), pk };
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+    }
+    Ok(parents)
 }
 
 fn check_op(raw: RawChange<'_>, limits: &UploadLimits) -> Result<Op, Refusal> {

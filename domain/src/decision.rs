@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::catalog::TableName;
 use crate::change::Payload;
 use crate::ids::RowVersion;
+use crate::stream::RowKey;
 
 /// The answer to one change.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,12 +50,14 @@ pub struct Refusal {
     pub reason: Reason,
     /// A sentence for a human.
     pub message: String,
+    /// The rows that [`Reason::FkMissing`] is about, each once; empty for every other reason.
+    pub missing: Vec<RowKey>,
 }
 
 impl Refusal {
     /// A refusal with that reason and message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), missing: Vec::new() }
     }
 }
 
@@ -65,6 +68,8 @@ pub enum Reason {
     BadPayload,
     /// Its table does not take part in syncing.
     UnregisteredTable,
+    /// A row that it refers to does not exist for its user.
+    FkMissing,
     /// Its source used the same `source_change_id` for a different change before.
     SourceChangeIdReused,
     /// The upload has more changes than the server takes at once.
@@ -88,6 +93,7 @@ impl Reason {
         match self {
             Self::BadPayload => "bad_payload",
             Self::UnregisteredTable => "unregistered_table",
+            Self::FkMissing => "fk_missing",
             Self::SourceChangeIdReused => "source_change_id_reused",
             Self::BatchTooLarge => "batch_too_large",
             Self::BatchAborted => "batch_aborted",

@@ -1,7 +1,9 @@
 //! Questions about JSON text that is kept as it came: how deep it is, and whether two texts mean the same.
 
 use std::collections::HashMap;
+use std::fmt;
 
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Whether valid JSON text nests arrays and objects more than `levels` deep.
@@ -66,6 +68,56 @@ fn same_members(a: HashMap<String, &RawValue>, b: HashMap<String, &RawValue>) ->
 
 fn same_elements(a: Vec<&RawValue>, b: Vec<&RawValue>) -> bool {
     a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| is_same_value(a.get(), b.get()))
+}
+
+/// The members of a JSON object that have these names, in their order; of one that occurs twice the last.
+/// None if the text is no JSON object.
+pub fn members<'a>(text: &'a str, names: &[&str]) -> Option<Vec<Option<&'a RawValue>>> {
+    let object: Members<'a> = serde_json::from_str(text).ok()?;
+    let mut found = vec![None; names.len()];
+    for (name, value) in object.0 {
+        if let Some(position) = names.iter().position(|wanted| is_name(name, wanted)) {
+            found[position] = Some(value);
+        }
+    }
+    Some(found)
+}
+
+/// Whether a member's name as it is written means this name. An escape that is no character means none.
+fn is_name(written: &RawValue, name: &str) -> bool {
+    let text = written.get();
+    match text.contains('\\') {
+        true => serde_json::from_str::<String>(text).is_ok_and(|unescaped| unescaped == name),
+        false => text.get(1..text.len() - 1) == Some(name),
+    }
+}
+
+/// An object's members in the order of the text. The names stay as they are written: one that is no
+/// Unicode string must not make the others unreadable.
+struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit;
+
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Visit)
+    }
 }
 
 /// A JSON number as 0.`digits` × 10^`exponent`, without leading or trailing zeros: one form per value.
@@ -143,6 +195,15 @@ mod tests {
             assert!(!is_same_value(a, b), "{a} {b}");
             assert!(!is_same_value(b, a), "{b} {a}");
         }
+    }
+
+    #[test]
+    fn members_are_found_by_name_however_it_is_written() {
+        let text = r#"{"a":1,"\u0062":[2],"\ud800":3,"a\"":4,"a":5}"#;
+        let found = members(text, &["b", "a", "c"]).unwrap();
+        let found: Vec<_> = found.into_iter().map(|value| value.map(RawValue::get)).collect();
+        assert_eq!(found, [Some("[2]"), Some("5"), None]);
+        assert!(members("[]", &["a"]).is_none());
     }
 
     #[test]

@@ -13,12 +13,13 @@ pub mod change;
 pub mod decision;
 pub mod ids;
 pub mod json;
+pub mod key;
 pub mod limits;
 pub mod plan;
 pub mod stream;
 pub mod window;
 
-pub use catalog::{Catalog, Table, TableName};
+pub use catalog::{Catalog, Reference, Table, TableName};
 pub use change::{Change, Op, Payload, RawChange, Submission, Upload};
 pub use decision::{Decision, Reason, Refusal, ServerRow};
 pub use ids::{RowVersion, ServerSeq, SourceChangeId, SourceId, UserId};

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::change::{Change, OpKind, Payload, Upload};
+use crate::change::{Change, OpKind, Payload, Submission, Upload};
 use crate::decision::{Decision, Reason, Refusal, ServerRow};
 use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
 use crate::limits::UploadLimits;
-use crate::stream::{LogEntry, RowKey, RowState, Snapshot, StreamHead, Wanted, WantedRow};
+use crate::stream::{LogEntry, PayloadWanted, RowKey, RowState, Snapshot, StreamHead, Wanted, WantedRow};
 
 /// What is to be written, all of it or nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,21 +67,27 @@ impl Wanted {
                 if keys.insert(key.clone()) {
                     wanted.keys.push(key);
                 }
-                wanted.want_row(change, &mut positions);
+                wanted.want_row(&change.row, PayloadWanted::UnlessAt(change.base), &mut positions);
+                for parent in &change.parents {
+                    wanted.want_row(parent, PayloadWanted::Never, &mut positions);
+                }
             }
         }
         wanted
     }
 
-    fn want_row<'a>(&mut self, change: &'a Change, positions: &mut HashMap<&'a RowKey, usize>) {
-        match positions.get(&change.row) {
+    fn want_row<'a>(&mut self, key: &'a RowKey, payload: PayloadWanted, positions: &mut HashMap<&'a RowKey, usize>) {
+        let Some(&position) = positions.get(key) else {
+            positions.insert(key, self.rows.len());
+            self.rows.push(WantedRow { key: key.clone(), payload });
+            return;
+        };
+        let known = &mut self.rows[position].payload;
+        *known = match (*known, payload) {
+            (wanted, PayloadWanted::Never) | (PayloadWanted::Never, wanted) => wanted,
             // A second change of a row may have to be compared with what the row was before the first.
-            Some(&position) => self.rows[position].expected = None,
-            None => {
-                positions.insert(&change.row, self.rows.len());
-                self.rows.push(WantedRow { key: change.row.clone(), expected: Some(change.base) });
-            }
-        }
+            _ => PayloadWanted::Always,
+        };
     }
 }
 
@@ -108,21 +114,19 @@ impl Planner {
         if upload.submissions.len() > self.limits.changes_max {
             return self.refuse_whole(upload);
         }
-        let mark = self.log.len();
-        let mut undo = Vec::new();
-        let mut accepted = true;
-        let mut decisions = Vec::with_capacity(upload.submissions.len());
-        for submission in &upload.submissions {
-            decisions.push(match &submission.change {
-                Ok(change) => self.decide_change(&upload.source, change, &mut undo),
-                Err(refusal) => {
-                    accepted &= refusal.reason != Reason::UnregisteredTable;
-                    Decision::Invalid(refusal.clone())
-                }
-            });
+        let start = self.log.len();
+        let mut attempt = Attempt::new(upload);
+        let mut decisions = self.decide_all(upload, &mut attempt);
+        while self.find_orphans(&mut attempt) {
+            self.undo(start, &mut attempt);
+            decisions = self.decide_all(upload, &mut attempt);
         }
+        let is_unregistered = |submission: &Submission| {
+            submission.change.as_ref().is_err_and(|refusal| refusal.reason == Reason::UnregisteredTable)
+        };
+        let mut accepted = !upload.submissions.iter().any(is_unregistered);
         if upload.atomic && !decisions.iter().all(Decision::is_applied) {
-            self.undo(mark, undo);
+            self.undo(start, &mut attempt);
             self.abort(upload, &mut decisions);
             accepted = false;
         }
@@ -151,22 +155,64 @@ impl Planner {
         Verdict { accepted: false, head: self.head(), decisions }
     }
 
+    fn decide_all(&mut self, upload: &Upload, attempt: &mut Attempt<'_>) -> Vec<Decision> {
+        let decide = |(position, submission): (usize, &Submission)| match &submission.change {
+            Ok(change) => self.decide_change(position, &upload.source, change, attempt),
+            Err(refusal) => Decision::Invalid(refusal.clone()),
+        };
+        upload.submissions.iter().enumerate().map(decide).collect()
+    }
+
     fn decide_change(
         &mut self,
+        position: usize,
         source: &SourceId,
         change: &Arc<Change>,
-        undo: &mut Vec<(RowKey, Option<usize>)>,
+        attempt: &mut Attempt<'_>,
     ) -> Decision {
         if let Some(decision) = self.decide_known_key(source, change) {
             return decision;
+        }
+        if let Some(missing) = self.missing_parents(position, change, attempt) {
+            return fk_missing(missing);
         }
         let (version, exists) = self.row(&change.row);
         match (change.op.kind(), version, exists) {
             (OpKind::Delete, RowVersion(0), _) => Decision::Applied { version: None },
             (OpKind::Delete, version, false) if change.base == version => Decision::Applied { version: Some(version) },
-            (_, version, _) if change.base == version => self.apply(source, change, undo),
+            (_, version, _) if change.base == version => self.apply(source, change, &mut attempt.undo),
             _ => Decision::Conflict(self.server_row(&change.row)),
         }
+    }
+
+    /// Rule 5: the parents of a change that do not exist, if that is certain by now.
+    ///
+    /// A parent counts if it exists at this point of the request, or at its end. Whether the request makes it
+    /// later on is not known yet: then the change is decided in the hope that it does.
+    fn missing_parents(&self, position: usize, change: &Change, attempt: &mut Attempt<'_>) -> Option<Vec<RowKey>> {
+        if let Some(missing) = attempt.orphans.get(&position) {
+            return Some(missing.clone());
+        }
+        let is_missing = |parent: &&RowKey| **parent != change.row && !self.row(parent).1;
+        let missing: Vec<RowKey> = change.parents.iter().filter(is_missing).cloned().collect();
+        let is_made_later = |parent| attempt.last_write.get(parent).is_some_and(|&last| last > position);
+        if missing.iter().any(is_made_later) {
+            attempt.hopes.push((position, missing));
+            return None;
+        }
+        (!missing.is_empty()).then_some(missing)
+    }
+
+    /// At the end of an attempt: notes the changes whose hoped-for parents do not exist. False if there are none.
+    fn find_orphans(&self, attempt: &mut Attempt<'_>) -> bool {
+        let known = attempt.orphans.len();
+        for (position, mut parents) in attempt.hopes.drain(..) {
+            parents.retain(|parent| !self.row(parent).1);
+            if !parents.is_empty() {
+                attempt.orphans.insert(position, parents);
+            }
+        }
+        attempt.orphans.len() > known
     }
 
     /// Rules 3 and 4: the key is in the log already, for this change or for another.
@@ -227,16 +273,16 @@ impl Planner {
         ServerRow { table: key.table.clone(), pk: key.pk, version: self.row(key).0, payload: payload.cloned() }
     }
 
-    /// Takes back all entries from `mark` on.
-    fn undo(&mut self, mark: usize, undo: Vec<(RowKey, Option<usize>)>) {
-        for (key, before) in undo.into_iter().rev() {
+    /// Takes back all entries from `start` on.
+    fn undo(&mut self, start: usize, attempt: &mut Attempt<'_>) {
+        for (key, before) in attempt.undo.drain(..).rev() {
             match before {
                 Some(position) => self.last_entry.insert(key, position),
                 None => self.last_entry.remove(&key),
             };
         }
-        self.log.truncate(mark);
-        self.new_keys.retain(|_, position| *position < mark);
+        self.log.truncate(start);
+        self.new_keys.retain(|_, position| *position < start);
     }
 
     /// Rewrites the decisions of an atomic upload that was undone.
@@ -258,4 +304,37 @@ impl Planner {
             }
         }
     }
+}
+
+/// One way through an upload. It is taken again, with more orphans known, until no hope is disappointed.
+#[derive(Default)]
+struct Attempt<'a> {
+    /// What [`Planner::last_entry`] held before each entry.
+    undo: Vec<(RowKey, Option<usize>)>,
+    /// The position of the last change that would make each row. Empty if no change refers to a row.
+    last_write: HashMap<&'a RowKey, usize>,
+    /// Changes that were decided in the hope that these parents come to exist.
+    hopes: Vec<(usize, Vec<RowKey>)>,
+    /// Changes whose hope was disappointed, with the parents that do not exist.
+    orphans: HashMap<usize, Vec<RowKey>>,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(upload: &'a Upload) -> Self {
+        let changes = || {
+            let numbered = upload.submissions.iter().enumerate();
+            numbered.filter_map(|(position, submission)| Some((position, submission.change.as_deref().ok()?)))
+        };
+        if changes().all(|(_, change)| change.parents.is_empty()) {
+            return Self::default();
+        }
+        let writes = changes().filter(|(_, change)| change.op.kind() != OpKind::Delete);
+        Self { last_write: writes.map(|(position, change)| (&change.row, position)).collect(), ..Self::default() }
+    }
+}
+
+fn fk_missing(missing: Vec<RowKey>) -> Decision {
+    let names: Vec<String> = missing.iter().map(RowKey::to_string).collect();
+    let message = format!("refers to rows that do not exist: {}", names.join(", "));
+    Decision::Invalid(Refusal { missing, ..Refusal::new(Reason::FkMissing, message) })
 }

@@ -1,6 +1,7 @@
 //! What a store keeps of a user: the stream of applied changes and the rows they add up to.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -19,6 +20,13 @@ pub struct RowKey {
     pub pk: Uuid,
 }
 
+/// `schema.table:pk`, as the protocol writes it.
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.table, self.pk)
+    }
+}
+
 /// Where a user's stream ends. A commit names the head it was planned on and fails if the stream has moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StreamHead {
@@ -29,7 +37,7 @@ pub struct StreamHead {
 /// What [`Planner`](crate::Planner) has to know before it can decide some uploads of one user.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Wanted {
-    /// The rows named by the changes, each once.
+    /// The rows named by the changes, and those that their payloads refer to, each once.
     pub rows: Vec<WantedRow>,
     /// The idempotency keys of the changes, each once.
     pub keys: Vec<(SourceId, SourceChangeId)>,
@@ -40,9 +48,19 @@ pub struct Wanted {
 pub struct WantedRow {
     /// The row.
     pub key: RowKey,
-    /// The one version the changes name, if they all name the same. A store may leave the payload of a row
-    /// at that version [`Unloaded`](RowState::Unloaded): nothing will be compared with it.
-    pub expected: Option<RowVersion>,
+    /// Whether its payload is wanted.
+    pub payload: PayloadWanted,
+}
+
+/// When the payload of a live row is wanted. A store may load it all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayloadWanted {
+    /// Whatever the row's version is.
+    Always,
+    /// Unless the row is at this version: the only change of it will apply, and not look at what it replaces.
+    UnlessAt(RowVersion),
+    /// Not at all: the row is only referred to.
+    Never,
 }
 
 /// What a store answers to [`Wanted`], all of it as of one moment.

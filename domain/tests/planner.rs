@@ -17,6 +17,7 @@ struct Try {
     base: i64,
     op: u8,
     value: u8,
+    parents: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,15 +40,29 @@ enum Answer {
     Applied(Option<i64>),
     Conflict(i64, Option<u8>),
     Reused,
+    Missing(Vec<u8>),
     Aborted,
 }
 
 impl Model {
-    fn one(&mut self, source: u8, change: &Try) -> Answer {
+    fn exists(&self, row: u8) -> bool {
+        self.rows.get(&row).is_some_and(|row| row.1.is_some())
+    }
+
+    /// `later` says which rows the rest of the batch may make; what it hopes for is added to `hopes`.
+    fn one(&mut self, source: u8, change: &Try, later: &[Try], hopes: &mut Vec<Vec<u8>>) -> Answer {
         let value = if change.op == 2 { 0 } else { change.value };
         if let Some(&(op, row, known, version)) = self.keys.get(&(source, change.id)) {
             let same = (op, row, known) == (change.op, change.row, value);
             return if same { Answer::Applied(Some(version)) } else { Answer::Reused };
+        }
+        let parents = if change.op == 2 { &[][..] } else { &change.parents };
+        let missing: Vec<u8> =
+            parents.iter().copied().filter(|&parent| parent != change.row && !self.exists(parent)).collect();
+        if missing.iter().any(|&parent| later.iter().any(|other| other.row == parent && other.op != 2)) {
+            *hopes.last_mut().unwrap() = missing;
+        } else if !missing.is_empty() {
+            return Answer::Missing(missing);
         }
         match self.rows.get(&change.row).copied() {
             None if change.op == 2 => Answer::Applied(None),
@@ -65,7 +80,30 @@ impl Model {
 
     fn batch(&mut self, batch: &Batch) -> Vec<Answer> {
         let before = self.clone();
-        let mut answers: Vec<_> = batch.tries.iter().map(|change| self.one(batch.source, change)).collect();
+        let mut orphans: HashMap<usize, Vec<u8>> = HashMap::new();
+        let mut answers;
+        loop {
+            let mut hopes = Vec::new();
+            answers = Vec::new();
+            for (n, change) in batch.tries.iter().enumerate() {
+                hopes.push(Vec::new());
+                answers.push(match orphans.get(&n) {
+                    // Rules 3 and 4 come before rule 5.
+                    Some(missing) if !self.keys.contains_key(&(batch.source, change.id)) => {
+                        Answer::Missing(missing.clone())
+                    }
+                    _ => self.one(batch.source, change, &batch.tries[n + 1..], &mut hopes),
+                });
+            }
+            let disappointed = |hoped: Vec<u8>| hoped.into_iter().filter(|&row| !self.exists(row)).collect::<Vec<_>>();
+            let new: Vec<_> =
+                hopes.into_iter().map(disappointed).enumerate().filter(|(_, of)| !of.is_empty()).collect();
+            if new.is_empty() {
+                break;
+            }
+            orphans.extend(new);
+            *self = before.clone();
+        }
         if !batch.atomic || answers.iter().all(|answer| matches!(answer, Answer::Applied(_))) {
             return answers;
         }
@@ -109,7 +147,8 @@ fn upload(batch: &Batch) -> Upload {
             _ => Op::Delete,
         };
         let source_change_id = SourceChangeId(change.id);
-        let change = Change { source_change_id, row: key(change.row), base: RowVersion(change.base), op };
+        let parents = if change.op == 2 { Vec::new() } else { change.parents.iter().copied().map(key).collect() };
+        let change = Change { source_change_id, row: key(change.row), base: RowVersion(change.base), op, parents };
         Submission { source_change_id: change.source_change_id.0, change: Ok(Arc::new(change)) }
     };
     Upload {
@@ -124,6 +163,9 @@ fn answer(decision: &Decision) -> Answer {
         Decision::Applied { version } => Answer::Applied(version.map(|version| version.0)),
         Decision::Conflict(row) => Answer::Conflict(row.version.0, row.payload.as_ref().map(value)),
         Decision::Invalid(refusal) if refusal.reason == Reason::SourceChangeIdReused => Answer::Reused,
+        Decision::Invalid(refusal) if refusal.reason == Reason::FkMissing => {
+            Answer::Missing(refusal.missing.iter().map(|row| row.pk.as_u128() as u8).collect())
+        }
         Decision::Invalid(refusal) if refusal.reason == Reason::BatchAborted => Answer::Aborted,
         Decision::Invalid(refusal) => panic!("{refusal:?}"),
     }
@@ -141,7 +183,12 @@ impl Store {
     fn load(&self, wanted: &Wanted) -> Snapshot {
         let row = |wanted: &stream::WantedRow| {
             let (version, state) = self.rows.get(&wanted.key)?.clone();
-            let unloaded = wanted.expected == Some(version) && state != RowState::Deleted;
+            let unwanted = match wanted.payload {
+                stream::PayloadWanted::Always => false,
+                stream::PayloadWanted::UnlessAt(known) => known == version,
+                stream::PayloadWanted::Never => true,
+            };
+            let unloaded = unwanted && state != RowState::Deleted;
             Some((wanted.key.clone(), (version, if unloaded { RowState::Unloaded } else { state })))
         };
         Snapshot {
@@ -173,20 +220,17 @@ impl Store {
 }
 
 fn batches() -> impl Strategy<Value = Vec<Batch>> {
-    let change = (1..12_i64, 0..4_u8, 0..5_i64, 0..3_u8, 0..2_u8).prop_map(|(id, row, base, op, value)| Try {
-        id,
-        row,
-        base,
-        op,
-        value,
-    });
+    let parents =
+        prop_oneof![3 => Just(Vec::new()), 1 => prop::collection::btree_set(0..4_u8, 1..3).prop_map(Vec::from_iter)];
+    let change = (1..12_i64, 0..4_u8, 0..5_i64, 0..3_u8, 0..2_u8, parents)
+        .prop_map(|(id, row, base, op, value, parents)| Try { id, row, base, op, value, parents });
     let batch = (0..2_u8, any::<bool>(), prop::collection::vec(change, 0..8))
         .prop_map(|(source, atomic, tries)| Batch { source, atomic, tries });
     prop::collection::vec(batch, 1..12)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
     fn the_planner_decides_as_the_model_does(batches in batches(), group in 1..4_usize) {

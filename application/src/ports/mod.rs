@@ -2,4 +2,6 @@
 
 pub mod authenticator;
 pub mod clock;
+pub mod materializer;
+pub mod projection;
 pub mod store;

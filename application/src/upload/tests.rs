@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use mockall::Sequence;
 use outrigger_domain::{
-    Decision, Plan, Reason, RowVersion, ServerSeq, Snapshot, SourceId, StreamHead, Table, TableName,
+    Catalog, Decision, Plan, Reason, RowVersion, ServerSeq, Snapshot, SourceId, StreamHead, Table, TableName,
 };
 use tokio::sync::Notify;
 
@@ -22,7 +22,7 @@ fn service(store: impl SyncStore + 'static) -> UploadService {
     clock.expect_now().return_const(Timestamp::UNIX_EPOCH);
     let catalog = Catalog::new([Table::new(TableName::parse(None, "users").unwrap())]);
     let limits = UploadLimits { changes_max: 3, ..UploadLimits::default() };
-    UploadService::new(Arc::new(store), Arc::new(clock), Arc::new(catalog), limits)
+    UploadService::new(Arc::new(store), Arc::new(clock), SharedCatalog::new(catalog), limits)
 }
 
 /// An upload of inserts with these numbers, each of a row of its own.

@@ -9,6 +9,7 @@ pub mod downloads;
 pub mod port;
 pub mod promises;
 pub mod races;
+pub mod references;
 pub mod world;
 
 pub use world::{Backend, World};
@@ -61,6 +62,17 @@ macro_rules! suite {
             races::a_reader_polling_during_uploads_misses_nothing,
             races::users_do_not_disturb_each_other,
             races::an_upload_whose_caller_left_is_whole_or_absent,
+            references::a_change_without_its_parent_is_refused,
+            references::every_missing_parent_is_listed,
+            references::a_parent_that_comes_later_in_the_request_counts,
+            references::a_parent_that_is_refused_later_does_not_count,
+            references::a_deleted_parent_does_not_count,
+            references::a_parent_of_another_user_does_not_count,
+            references::a_reference_takes_every_form_of_a_key,
+            references::null_absent_and_unregistered_references_are_not_checked,
+            references::rows_may_refer_to_each_other_and_to_themselves,
+            references::a_retry_is_not_asked_for_its_parents_again,
+            references::a_delete_needs_no_parent,
             port::a_commit_on_a_moved_stream_leaves_no_trace,
             port::a_first_commit_on_a_started_stream_is_contention,
             port::load_answers_what_is_wanted_and_no_more,

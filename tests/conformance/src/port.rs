@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use outrigger_application::StoreError;
 use outrigger_application::ports::store::SyncStore;
 use outrigger_domain::limits::UploadLimits;
-use outrigger_domain::stream::WantedRow;
+use outrigger_domain::stream::{PayloadWanted, WantedRow};
 use outrigger_domain::{Plan, Planner, RowKey, RowState, RowVersion, Snapshot, TableName, Upload, UserId, Wanted};
 
 use crate::world::*;
@@ -24,7 +24,8 @@ fn plan(snapshot: Snapshot, upload: &Upload) -> Plan {
 async fn rows(store: &dyn SyncStore, user: &UserId, numbers: impl IntoIterator<Item = u128>) -> Snapshot {
     let table = TableName::parse(None, "users").expect("a good name");
     let key = |number| RowKey { table: table.clone(), pk: pk(number) };
-    let rows = numbers.into_iter().map(|number| WantedRow { key: key(number), expected: None }).collect();
+    let rows =
+        numbers.into_iter().map(|number| WantedRow { key: key(number), payload: PayloadWanted::Always }).collect();
     store.load(user, &Wanted { rows, keys: Vec::new() }).await.expect("storage works")
 }
 

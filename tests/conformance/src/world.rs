@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::{Clock, Download, SyncStore, UploadService};
+use outrigger_application::{Clock, Download, SharedCatalog, SyncStore, UploadService};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
@@ -95,7 +95,7 @@ impl Node {
     fn new(store: Arc<dyn SyncStore>, clock: &Arc<TestClock>) -> Self {
         let limits = UploadLimits { changes_max: UPLOAD_CHANGES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
         let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(clock);
-        let uploads = UploadService::new(Arc::clone(&store), clock, Arc::new(catalog()), limits);
+        let uploads = UploadService::new(Arc::clone(&store), clock, SharedCatalog::new(catalog()), limits);
         Self { downloads: Download::new(Arc::clone(&store)), store, uploads }
     }
 
@@ -105,10 +105,20 @@ impl Node {
     }
 }
 
-/// The tables of this world: `users` and `posts`, and a second `users` in the schema `business`.
+/// The tables of this world: `users` and `posts`, a second `users` in the schema `business`, and `comments`, which
+/// belong to a post, may answer each other, and refer to a table that does not sync.
 fn catalog() -> Catalog {
-    let tables = ["public.users", "public.posts", "business.users"];
-    Catalog::new(tables.map(|name| Table::new(TableName::parse_qualified(name).expect("a good name"))))
+    let name = |name| TableName::parse_qualified(name).expect("a good name");
+    Catalog::new([
+        Table::new(name("users")).referring("favourite_id", name("posts")),
+        Table::new(name("posts")).referring("author_id", name("users")),
+        Table::new(name("business.users")),
+        Table::new(name("comments"))
+            .referring("post_id", name("posts"))
+            .referring("answers_id", name("comments"))
+            .referring("moderator_id", name("users"))
+            .referring("thread_id", name("threads")),
+    ])
 }
 
 /// A user's id.
