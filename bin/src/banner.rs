@@ -36,10 +36,10 @@ fn walk(url: &str) -> [String; 3] {
     let json = "-H 'Content-Type: application/json'";
     [
         format!(
-            r#"signin() {{ curl -s {url}/dummy-signin {json} -d '{{"user":"alice","password":"demo","device":"'"$1"'"}}' | cut -d'"' -f4; }}; PHONE=$(signin phone); LAPTOP=$(signin laptop)"#
+            r#"signin() {{ curl -s '{url}/dummy-signin' {json} -d '{{"user":"alice","password":"demo","device":"'"$1"'"}}' | cut -d'"' -f4; }}; PHONE=$(signin phone); LAPTOP=$(signin laptop)"#
         ),
         format!(
-            r#"curl -s -w '\n' {url}/sync/upload -H "Authorization: Bearer $PHONE" {json} -d '{{"last_server_seq_seen":0,"changes":[{{"source_change_id":1,"table":"users","op":"INSERT","pk":"{ROW}","server_version":0,"payload":{{"id":"{ROW}","name":"Alice","email":"alice@example.com"}}}}]}}'"#
+            r#"curl -s -w '\n' '{url}/sync/upload' -H "Authorization: Bearer $PHONE" {json} -d '{{"last_server_seq_seen":0,"changes":[{{"source_change_id":1,"table":"users","op":"INSERT","pk":"{ROW}","server_version":0,"payload":{{"id":"{ROW}","name":"Alice","email":"alice@example.com"}}}}]}}'"#
         ),
         format!(r#"curl -s -w '\n' '{url}/sync/download?after=0' -H "Authorization: Bearer $LAPTOP""#),
     ]

@@ -10,10 +10,10 @@ const EXAMPLES: &str = "\
 Examples:
   outrigger
       A demo on this machine: the database is outrigger.db in this folder, sign-in needs no password.
-  DATABASE_URL=postgres://localhost/app JWT_SECRET=\"$(openssl rand -base64 48)\" outrigger --listen 0.0.0.0:8080
-      On Postgres, for any device whose token is signed with that secret.
-  outrigger serve --config /etc/outrigger.toml
-      Everything from a file.
+  outrigger --database-url postgres://localhost/app
+      The same on Postgres.
+  JWT_SECRET=\"$(cat secret)\" outrigger serve --config /etc/outrigger.toml
+      For devices whose tokens are signed with that secret; the file says where to listen and which tables to sync.
 
 Every key of the file is also an environment variable: OUTRIGGER_<KEY>, with two underscores between the parts of
 a nested key (OUTRIGGER_AUTH__JWT_SECRET). Flags win over the environment, the environment over the file.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_application::{Clock, Download, SyncStore, SystemClock, UploadService};
+use outrigger_application::{Clock, Download, SharedCatalog, SyncStore, SystemClock, UploadService};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_http::{Api, Demo, Stopped};
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, LEEWAY_S};
@@ -41,6 +41,9 @@ pub(crate) async fn run(config: Config) -> Result<(), StartError> {
     let database = &config.settings.database_url;
     if config.demo {
         eprint!("{}", Banner { url: &url, database, secret_generated: config.secret.is_none() });
+    }
+    if config.catalog.tables().is_empty() {
+        tracing::warn!("no tables are configured, so every change will be refused: name them under [[tables]]");
     }
     tracing::info!(%database, demo = config.demo, "listening on {url}");
     // That nobody reads the line is no reason to stop.
@@ -78,7 +81,7 @@ fn api(config: &Config, store: Arc<dyn SyncStore>) -> Api {
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
     };
     Api {
-        upload: UploadService::new(Arc::clone(&store), clock, Arc::new(config.catalog.clone()), limits),
+        upload: UploadService::new(Arc::clone(&store), clock, SharedCatalog::new(config.catalog.clone()), limits),
         download: Download::new(Arc::clone(&store)),
         store,
         authenticator: Arc::new(authenticator),

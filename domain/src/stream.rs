@@ -63,6 +63,27 @@ pub enum PayloadWanted {
     Never,
 }
 
+impl PayloadWanted {
+    /// Whether the payload of a live row at that version may not be left out.
+    pub fn is_wanted_at(self, version: RowVersion) -> bool {
+        match self {
+            Self::Always => true,
+            Self::UnlessAt(known) => known != version,
+            Self::Never => false,
+        }
+    }
+
+    /// The version at which the payload may be left out, for a query: none for [`Always`](Self::Always), and for
+    /// [`Never`](Self::Never) -1, at which there is no row.
+    pub fn unless_at(self) -> Option<i64> {
+        match self {
+            Self::Always => None,
+            Self::UnlessAt(known) => Some(known.0),
+            Self::Never => Some(-1),
+        }
+    }
+}
+
 /// What a store answers to [`Wanted`], all of it as of one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {

@@ -50,7 +50,7 @@ impl Model {
     }
 
     /// `later` says which rows the rest of the batch may make; what it hopes for is added to `hopes`.
-    fn one(&mut self, source: u8, change: &Try, later: &[Try], hopes: &mut Vec<Vec<u8>>) -> Answer {
+    fn one(&mut self, source: u8, change: &Try, later: &[Try], hopes: &mut [Vec<u8>]) -> Answer {
         let value = if change.op == 2 { 0 } else { change.value };
         if let Some(&(op, row, known, version)) = self.keys.get(&(source, change.id)) {
             let same = (op, row, known) == (change.op, change.row, value);
@@ -183,11 +183,7 @@ impl Store {
     fn load(&self, wanted: &Wanted) -> Snapshot {
         let row = |wanted: &stream::WantedRow| {
             let (version, state) = self.rows.get(&wanted.key)?.clone();
-            let unwanted = match wanted.payload {
-                stream::PayloadWanted::Always => false,
-                stream::PayloadWanted::UnlessAt(known) => known == version,
-                stream::PayloadWanted::Never => true,
-            };
+            let unwanted = !wanted.payload.is_wanted_at(version);
             let unloaded = unwanted && state != RowState::Deleted;
             Some((wanted.key.clone(), (version, if unloaded { RowState::Unloaded } else { state })))
         };

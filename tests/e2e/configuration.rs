@@ -85,7 +85,7 @@ fn help_shows_how_to_start() {
     let output = command(folder.path()).arg("--help").output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for part in ["Examples:", "--config", "--listen", "DATABASE_URL=", "OUTRIGGER_<KEY>", "Exit codes"] {
+    for part in ["Examples:", "--config", "--listen", "--database-url postgres://", "OUTRIGGER_<KEY>", "Exit codes"] {
         assert!(help.contains(part), "{part}");
     }
 }

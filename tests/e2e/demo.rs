@@ -6,12 +6,17 @@ use serde_json::Value;
 
 use crate::server::Server;
 
+/// The three lines of the banner.
+fn walk(server: &Server) -> Vec<String> {
+    let stderr = server.stderr();
+    let lines: Vec<String> = stderr.lines().filter(|line| line.contains("curl -s")).map(str::to_owned).collect();
+    assert_eq!(lines.len(), 3, "{stderr}");
+    lines
+}
+
 /// Runs the three lines of the banner in one shell, and returns what the last two of them print.
 pub(crate) fn paste_walk(server: &Server) -> (Value, Value) {
-    let stderr = server.stderr();
-    let lines: Vec<&str> = stderr.lines().filter(|line| line.contains("curl -s")).collect();
-    assert_eq!(lines.len(), 3, "{stderr}");
-    let output = Command::new("sh").arg("-c").arg(lines.join("\n")).output().unwrap();
+    let output = Command::new("sh").arg("-c").arg(walk(server).join("\n")).output().unwrap();
     let stdout = String::from_utf8(output.stdout).unwrap();
     let answers: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let [uploaded, downloaded] = <[Value; 2]>::try_from(answers).unwrap();
@@ -40,6 +45,17 @@ fn three_pasted_lines_bring_two_devices_in_sync() {
     assert_eq!(downloaded["changes"].as_array().unwrap().len(), 1);
     assert_in_sync((uploaded, downloaded));
     assert!(folder.path().join("outrigger.db").exists());
+}
+
+#[test]
+fn the_readme_shows_the_lines_that_are_printed() {
+    let readme = include_str!("../../README.md");
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::demo(folder.path());
+    for line in walk(&server) {
+        let line = line.replace(&server.url, "http://127.0.0.1:8080");
+        assert!(readme.contains(&format!("\n{line}\n")), "{line}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use outrigger_domain::change::OpKind;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Page;
-use outrigger_domain::{Decision, RawChange, Reason, Refusal, ServerRow};
+use outrigger_domain::{Decision, RawChange, Reason, Refusal, RowKey, ServerRow};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -141,8 +141,8 @@ impl<'a> ChangeStatus<'a> {
                 Self { status: "applied", new_server_version: version.map(|version| version.0), ..status }
             }
             Decision::Conflict(row) => Self { status: "conflict", server_row: Some(row.into()), ..status },
-            Decision::Invalid(Refusal { reason, message }) => {
-                let invalid = Some(InvalidBody { reason: reason.as_str(), details: Details {} });
+            Decision::Invalid(Refusal { reason, message, missing }) => {
+                let invalid = Some(InvalidBody { reason: reason.as_str(), details: Details::of(missing) });
                 Self { status: "invalid", invalid, message: Some(message), ..status }
             }
         }
@@ -190,7 +190,17 @@ pub(crate) struct InvalidBody {
 /// What more there is to a reason.
 #[derive(Serialize, ToSchema)]
 #[schema(as = InvalidDetails)]
-pub(crate) struct Details {}
+pub(crate) struct Details {
+    /// `fk_missing`: the rows that the change refers to and that do not exist, as `schema.table:pk`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+}
+
+impl Details {
+    fn of(missing: &[RowKey]) -> Self {
+        Self { missing: missing.iter().map(RowKey::to_string).collect() }
+    }
+}
 
 /// One page of the user's stream.
 #[derive(Serialize, ToSchema)]

@@ -79,6 +79,7 @@ SELECT (SELECT count(*) FROM turn),
 
 /// Appends the plan to the user's stream if that still ends where the plan was made.
 pub(crate) async fn commit(sessions: &Sessions, user: &UserId, plan: &Plan) -> Result<(), StoreError> {
+    debug_assert!(!plan.log.is_empty(), "a plan without entries swaps nothing, so it could win along with another");
     let answer = sessions.rows(statement(user, plan)).await.map_err(from_commit)?;
     let turns: Result<i64, _> = answer.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
     let turns = turns.map_err(from_sqlx)?;

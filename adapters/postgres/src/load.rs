@@ -2,6 +2,7 @@
 
 use outrigger_application::StoreError;
 use outrigger_domain::change::OpKind;
+use outrigger_domain::stream::PayloadWanted;
 use outrigger_domain::{Logged, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, TableName, UserId, Wanted};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -22,14 +23,14 @@ FROM sync.user_stream
 WHERE user_id = $1
 UNION ALL
 SELECT 1, w.place, m.server_version, m.deleted,
-       CASE WHEN NOT m.deleted AND m.server_version IS DISTINCT FROM w.expected THEN (
+       CASE WHEN NOT m.deleted AND (w.unless_at IS NULL OR w.unless_at >= 0 AND m.server_version <> w.unless_at) THEN (
            SELECT s.payload::text
            FROM sync.sync_state s
            WHERE s.user_id = $1 AND s.schema_name = w.schema_name AND s.table_name = w.table_name AND s.pk_uuid = w.pk
        ) END,
        NULL, NULL, NULL, NULL
 FROM unnest($2::text[], $3::text[], $4::uuid[], $5::int8[])
-     WITH ORDINALITY AS w (schema_name, table_name, pk, expected, place)
+     WITH ORDINALITY AS w (schema_name, table_name, pk, unless_at, place)
 CROSS JOIN LATERAL (
     SELECT r.server_version, r.deleted
     FROM sync.sync_row_meta r
@@ -54,7 +55,7 @@ pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) ->
         .bind(rows.iter().map(|row| row.key.table.schema()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.key.table.table()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.key.pk).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.expected.map(|version| version.0)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.payload.unless_at()).collect::<Vec<_>>())
         .bind(keys.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
         .bind(keys.iter().map(|(_, number)| number.0).collect::<Vec<_>>());
     let mut snapshot = Snapshot::default();
@@ -101,7 +102,7 @@ impl Found {
             1 => {
                 let wanted = &wanted.rows[place];
                 let version = RowVersion(self.number);
-                let state = self.state(wanted.expected).ok_or_else(|| {
+                let state = self.state(wanted.payload).ok_or_else(|| {
                     corrupt(format!("the state of {:?} {} is missing or no object", wanted.key.table, wanted.key.pk))
                 })?;
                 snapshot.rows.insert(wanted.key.clone(), (version, state));
@@ -117,11 +118,11 @@ impl Found {
         Ok(())
     }
 
-    fn state(self, expected: Option<RowVersion>) -> Option<RowState> {
+    fn state(self, wanted: PayloadWanted) -> Option<RowState> {
         match (self.deleted?, self.payload) {
             (true, _) => Some(RowState::Deleted),
             (false, Some(text)) => Payload::from_text(text).map(RowState::Live),
-            (false, None) => (expected == Some(RowVersion(self.number))).then_some(RowState::Unloaded),
+            (false, None) => (!wanted.is_wanted_at(RowVersion(self.number))).then_some(RowState::Unloaded),
         }
     }
 

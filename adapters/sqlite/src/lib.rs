@@ -36,11 +36,12 @@ use writer::Writer;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Synchronous {
     /// The death of the process (`kill -9`) and of the machine (loss of power): the write-ahead log is flushed
-    /// to the disk before a commit is answered, once for all commits that arrived together.
+    /// to the disk before a commit is answered, once for all commits that arrived together. Holds as far as
+    /// the disk does what it is told.
     #[default]
     Full,
-    /// The death of the process, but not of the machine: after a loss of power the last commits, up to some
-    /// seconds of them, may be gone. Devices that were told of them are then ahead of the server and do not
+    /// The death of the process, but not of the machine: after a loss of power the last commits, usually up to
+    /// half a minute of them, may be gone. Devices that were told of them are then ahead of the server and do not
     /// send them again.
     Normal,
 }
@@ -117,7 +118,7 @@ const STATEMENTS: usize = 32;
 const CHECKPOINT_PAGES: i64 = 4_000;
 
 fn open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
-    // SQLite does not wait for other processes while it turns a file to WAL mode, so we do.
+    // While it turns a file to WAL mode SQLite may answer "busy" at once, whatever the busy timeout is.
     let deadline = Instant::now() + options.busy_timeout;
     loop {
         match try_open_writer(path, options) {

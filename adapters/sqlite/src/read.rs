@@ -24,7 +24,7 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
     let mut row = tx.prepare_cached(
         "SELECT meta.server_version, meta.deleted, state.payload FROM sync_row_meta AS meta \
          LEFT JOIN sync_state AS state ON state.user_id = meta.user_id AND state.schema_name = meta.schema_name \
-         AND state.table_name = meta.table_name AND state.pk_uuid = meta.pk_uuid AND meta.server_version IS NOT ?5 \
+         AND state.table_name = meta.table_name AND state.pk_uuid = meta.pk_uuid AND (?5 IS NULL OR ?5 >= 0 AND meta.server_version <> ?5) \
          WHERE meta.user_id = ?1 AND meta.schema_name = ?2 AND meta.table_name = ?3 AND meta.pk_uuid = ?4",
     )?;
     for wanted in &wanted.rows {
@@ -81,15 +81,15 @@ fn load_row(
 ) -> Result<Option<(RowVersion, RowState)>, Failure> {
     let RowKey { table, pk } = &wanted.key;
     let mut buffer = buffer();
-    let expected = wanted.expected.map(|version| version.0);
-    let key = params![user.as_str(), table.schema(), table.table(), text(*pk, &mut buffer), expected];
+    let unless_at = wanted.payload.unless_at();
+    let key = params![user.as_str(), table.schema(), table.table(), text(*pk, &mut buffer), unless_at];
     let mut rows = statement.query(key)?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let version = RowVersion(row.get(0)?);
     let state = match (row.get(1)?, payload(row, 2)?) {
         (true, None) => RowState::Deleted,
         (false, Some(payload)) => RowState::Live(payload),
-        (false, None) if wanted.expected == Some(version) => RowState::Unloaded,
+        (false, None) if !wanted.payload.is_wanted_at(version) => RowState::Unloaded,
         (deleted, _) => {
             let what = format!("row {pk} of {table} has deleted = {deleted}, and its state says otherwise");
             return Err(Failure::corrupt(what));

@@ -171,7 +171,7 @@ mod tests {
         let payload = Payload::from_text(format!("{{\"a\":\"{}\"}}", "x".repeat(bytes / 2))).unwrap();
         let row = RowKey { table: TableName::parse(None, "users").unwrap(), pk: Uuid::nil() };
         let (source_change_id, base) = (SourceChangeId(1), RowVersion(0));
-        let change = Arc::new(Change { source_change_id, row, base, op: Op::Insert(payload) });
+        let change = Arc::new(Change { source_change_id, row, base, op: Op::Insert(payload), parents: Vec::new() });
         let source = SourceId::parse("phone").unwrap();
         let (user, mut plan) = job();
         plan.log.push(LogEntry { server_id: ServerSeq(1), source, change, version: RowVersion(1) });

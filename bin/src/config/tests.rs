@@ -71,29 +71,29 @@ fn a_variable_with_our_prefix_wins_over_the_shared_one() {
 #[test]
 fn every_key_can_come_from_the_environment() {
     let digits = "1".repeat(32);
-    let config = config(
-        ServeArgs::default(),
-        &[
-            ("OUTRIGGER_LISTEN", "[::1]:9"),
-            ("OUTRIGGER_DATABASE_URL", "sqlite:///tmp/x.db"),
-            ("OUTRIGGER_SCHEMA_VERSION", "7"),
-            ("OUTRIGGER_DEMO", "false"),
-            ("OUTRIGGER_DRAIN_TIMEOUT_S", "3"),
-            ("OUTRIGGER_LOG", "warn,sqlx=off"),
-            ("OUTRIGGER_LIMITS__UPLOAD_CHANGES_MAX", "11"),
-            ("OUTRIGGER_LIMITS__PAYLOAD_BYTES_MAX", "12"),
-            ("OUTRIGGER_LIMITS__BODY_BYTES_MAX", "13"),
-            ("OUTRIGGER_SQLITE__SYNCHRONOUS", "normal"),
-            ("OUTRIGGER_POSTGRES__MAX_CONNECTIONS", "5"),
-            ("OUTRIGGER_POSTGRES__SESSION_SETTINGS", "false"),
-            ("OUTRIGGER_AUTH__JWT_SECRET", &digits),
-            ("OUTRIGGER_AUTH__ISSUER", "1"),
-            ("OUTRIGGER_AUTH__AUDIENCE", "true"),
-            ("OUTRIGGER_AUTH__LEEWAY_S", "4"),
-            ("OUTRIGGER_TABLES", r#"[{name="business.posts"}, {name="users"}]"#),
-        ],
-    )
-    .unwrap();
+    let variables = [
+        ("OUTRIGGER_LISTEN", "[::1]:9"),
+        ("OUTRIGGER_DATABASE_URL", "sqlite:///tmp/x.db"),
+        ("OUTRIGGER_SCHEMA_VERSION", "7"),
+        ("OUTRIGGER_DEMO", "false"),
+        ("OUTRIGGER_DRAIN_TIMEOUT_S", "3"),
+        ("OUTRIGGER_LOG", "warn,sqlx=off"),
+        ("OUTRIGGER_LIMITS__UPLOAD_CHANGES_MAX", "11"),
+        ("OUTRIGGER_LIMITS__PAYLOAD_BYTES_MAX", "12"),
+        ("OUTRIGGER_LIMITS__BODY_BYTES_MAX", "13"),
+        ("OUTRIGGER_SQLITE__SYNCHRONOUS", "normal"),
+        ("OUTRIGGER_POSTGRES__MAX_CONNECTIONS", "5"),
+        ("OUTRIGGER_POSTGRES__SESSION_SETTINGS", "false"),
+        ("OUTRIGGER_AUTH__JWT_SECRET", digits.as_str()),
+        ("OUTRIGGER_AUTH__ISSUER", "1"),
+        ("OUTRIGGER_AUTH__AUDIENCE", "true"),
+        ("OUTRIGGER_AUTH__LEEWAY_S", "4"),
+        ("OUTRIGGER_TABLES", r#"[{name="business.posts"}, {name="users"}]"#),
+    ];
+    for (name, _) in variables {
+        assert!(include_str!("../../../README.md").contains(&format!("`{name}")), "the README does not name {name}");
+    }
+    let config = config(ServeArgs::default(), &variables).unwrap();
     let settings = &config.settings;
     assert_eq!(settings.listen.0.to_string(), "[::1]:9");
     assert!(settings.database_url == DatabaseUrl::Sqlite(PathBuf::from("/tmp/x.db")));

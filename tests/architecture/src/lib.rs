@@ -13,10 +13,9 @@ const DOMAIN_USES: [&str; 5] = ["jiff", "serde", "serde_json", "thiserror", "uui
 
 /// Crates that bring a database, a transport, a token format or a command line, each with the one crate of ours
 /// that may know of it. Whatever else uses it does so in its tests only.
-const OWNED: [(&str, &str); 11] = [
+const OWNED: [(&str, &str); 10] = [
     ("sqlx", "outrigger-postgres"),
     ("rusqlite", "outrigger-sqlite"),
-    ("rusqlite_migration", "outrigger-sqlite"),
     ("jsonwebtoken", "outrigger-jwt"),
     ("axum", "outrigger-http"),
     ("tower", "outrigger-http"),

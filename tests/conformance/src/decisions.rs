@@ -189,7 +189,11 @@ pub async fn a_stale_change_is_a_conflict_with_the_row<B: Backend>(world: &World
         update(5, pk(1), 3, "{}"),
     ];
     for sent in stale {
-        assert_eq!(tablet.upload([sent.clone()]).await.decisions, [expected.clone()], "{sent:?}");
+        assert_eq!(
+            tablet.upload(std::slice::from_ref(&sent)).await.decisions,
+            std::slice::from_ref(&expected),
+            "{sent:?}"
+        );
     }
     assert_eq!(phone.stream().await.len(), 2);
 }

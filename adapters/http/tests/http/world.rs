@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, Credentials, Download, SyncStore, TokenIssuer, UploadService,
+    AuthError, Authenticator, Caller, Clock, Credentials, Download, SharedCatalog, SyncStore, TokenIssuer,
+    UploadService,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
@@ -87,7 +88,7 @@ impl Setup {
     pub(crate) fn api(&self) -> Api {
         let names = ["users", "posts", "business.users"];
         let tables = names.map(|name| Table::new(TableName::parse_qualified(name).unwrap()));
-        let catalog = Arc::new(Catalog::new(tables));
+        let catalog = SharedCatalog::new(Catalog::new(tables));
         let store = Arc::clone(&self.store);
         Api {
             upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog, self.limits),

@@ -97,10 +97,12 @@ async fn a_stricter_default_isolation_of_the_server_changes_nothing() {
 /// Twice: for the first commit of a stream and for a later one.
 async fn one_of_twenty_wins(fixture: &Fixture) {
     let alice = user("alice");
-    for round in 1..=2 {
+    for round in 1..=2_u8 {
         let mut plans = Vec::new();
         for racer in 0..20 {
-            let upload = upload_of(&format!("device {racer}"), [insert(round, racer), insert(round + 2, 100)]);
+            let rows = 1_000 * u128::from(round);
+            let changes = [insert(round.into(), rows + racer), insert(10 + i64::from(round), rows + 100)];
+            let upload = upload_of(&format!("device {racer}"), changes);
             plans.push(plan(&fixture.store, &alice, &upload).await.0);
         }
         let answers = join_all(plans.into_iter().map(|plan| fixture.store.commit(&alice, plan))).await;

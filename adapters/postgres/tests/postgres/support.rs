@@ -77,7 +77,7 @@ pub(crate) fn row(n: u128) -> RowKey {
 
 /// One change: its number, the number of its row, the version it was made on, and what it does.
 pub(crate) fn change(number: i64, n: u128, base: i64, op: Op) -> Change {
-    Change { source_change_id: SourceChangeId(number), row: row(n), base: RowVersion(base), op }
+    Change { source_change_id: SourceChangeId(number), row: row(n), base: RowVersion(base), op, parents: Vec::new() }
 }
 
 pub(crate) fn insert(number: i64, n: u128) -> Change {

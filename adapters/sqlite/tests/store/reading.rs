@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use outrigger_application::{StoreError, SyncStore};
-use outrigger_domain::RowVersion;
+use outrigger_domain::window::PageQuery;
+use outrigger_domain::{RowVersion, ServerSeq};
 
 use crate::support::{Home, plan, rows, stream, try_rows, try_stream, user, wait};
 
@@ -36,6 +37,21 @@ async fn a_read_sees_whole_commits_of_one_moment() {
     }
     writer.await.unwrap();
     assert!(moments.len() > 5, "the reader saw {} moments, too few to tell anything", moments.len());
+}
+
+#[test]
+fn a_page_ends_where_its_window_does() {
+    let home = Home::new();
+    let (store, alice) = (home.open(), user("alice"));
+    wait(store.commit(&alice, plan(0, (1..=5).map(|pk| (pk, 1))))).unwrap();
+    for (after, until, limit, expected) in [(1, Some(3), 9, 2..=3), (1, None, 9, 2..=5), (1, Some(99), 1, 2..=3)] {
+        let (after, until) = (ServerSeq(after), until.map(ServerSeq));
+        let query = PageQuery { after, until, limit, schema: None, exclude: None };
+        let slice = wait(store.page(&alice, &query)).unwrap();
+        assert_eq!(slice.head.seq, ServerSeq(5));
+        let found: Vec<i64> = slice.changes.iter().map(|change| change.server_id.0).collect();
+        assert_eq!(found, expected.collect::<Vec<_>>(), "{query:?}");
+    }
 }
 
 #[test]

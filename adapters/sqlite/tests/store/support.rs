@@ -96,7 +96,13 @@ pub(crate) fn first(payload: String) -> Plan {
 fn entry(seq: i64, (pk, version): (u128, i64), payload: String) -> LogEntry {
     let payload = Payload::from_text(payload).unwrap();
     let op = if version == 1 { Op::Insert(payload) } else { Op::Update(payload) };
-    let change = Change { source_change_id: SourceChangeId(seq), row: key(pk), base: RowVersion(version - 1), op };
+    let change = Change {
+        source_change_id: SourceChangeId(seq),
+        row: key(pk),
+        base: RowVersion(version - 1),
+        op,
+        parents: Vec::new(),
+    };
     let source = SourceId::parse("phone").unwrap();
     LogEntry { server_id: ServerSeq(seq), source, change: Arc::new(change), version: RowVersion(version) }
 }
@@ -123,7 +129,10 @@ pub(crate) async fn try_rows(
     user: &UserId,
     pks: impl IntoIterator<Item = u128>,
 ) -> Result<Snapshot, StoreError> {
-    let rows = pks.into_iter().map(|pk| WantedRow { key: key(pk), expected: None }).collect();
+    let rows = pks
+        .into_iter()
+        .map(|pk| WantedRow { key: key(pk), payload: outrigger_domain::stream::PayloadWanted::Always })
+        .collect();
     store.load(user, &Wanted { rows, keys: Vec::new() }).await
 }
 
