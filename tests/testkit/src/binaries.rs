@@ -7,7 +7,7 @@ use std::{env, fs};
 
 const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 const ADVICE: &str = "install Postgres (on Debian: apt-get install postgresql) \
-                      or set OUTRIGGER_TEST_POSTGRES_URL to a server whose role may create databases";
+                      or set OUTRIGGER_TEST_POSTGRES_URL to a server whose role may create databases and roles";
 
 /// Where the programs are, and who runs them.
 pub(crate) struct Binaries {
