@@ -5,7 +5,7 @@
 //! *changes*, each made by a *source* (one installation of an app) to a *row*.
 //!
 //! - [`admit`](change::admit) turns what a device sent into a well-formed [`Change`] or a [`Refusal`].
-//! - [`Planner`](plan::Planner) decides uploads against what a store has loaded and says what is to be written.
+//! - [`Planner`] decides uploads against what a store has loaded and says what is to be written.
 //! - [`window`] says which part of a stream a download may hand out.
 
 pub mod catalog;
