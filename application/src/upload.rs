@@ -9,13 +9,16 @@ use outrigger_domain::plan::Verdict;
 use outrigger_domain::{Planner, RawChange, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
 
-use crate::lanes::{Joined, Lanes};
+use crate::lanes::{Budget, Joined, Lanes, Weight};
 use crate::ports::clock::Clock;
 use crate::ports::store::{StoreError, SyncStore};
 use crate::tables::SharedCatalog;
 
-/// Changes that are loaded, decided and written together, at the most, unless one upload alone has more.
-const ROUND_CHANGES_MAX: usize = 1_000;
+/// What is loaded, decided and written together, at the most, unless one upload alone has more. Its payloads are
+/// written twice, to the log and to the state, and a statement has to end well before its timeout.
+const ROUND_MAX: Budget = Budget { changes: 1_000, bytes: 8 * 1024 * 1024 };
+/// Bytes that a change holds beside its payload, about.
+const CHANGE_BYTES: usize = 256;
 /// Times that a round is planned before other nodes, uploading for the same user, are held to have won.
 const ATTEMPTS_MAX: u32 = 20;
 /// The longest pause before the second attempt; it doubles up to [`BACKOFF_MAX`]. Each pause is random.
@@ -29,7 +32,22 @@ type Answer = Result<Verdict, SharedError>;
 
 struct Job {
     upload: Upload,
+    bytes: usize,
     answer: oneshot::Sender<Answer>,
+}
+
+impl Weight for Job {
+    fn changes(&self) -> usize {
+        self.upload.submissions.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
 }
 
 /// The use case behind `POST /sync/upload`. Cheap to clone.
@@ -59,13 +77,15 @@ impl UploadService {
 
     /// Decides an upload and writes what is to be applied.
     ///
-    /// The work goes on when the caller goes away: the device will ask again and be told what came of it.
+    /// An upload whose caller goes away is dropped if its turn has not come. If it has, the work goes on: the
+    /// device will ask again and be told what came of it.
     /// Fails with [`StoreError::Contention`] only if other nodes kept winning the user's stream.
     pub async fn upload(&self, user: &UserId, upload: Upload) -> Answer {
         let (answer, answered) = oneshot::channel();
-        match self.inner.lanes.join(user, Job { upload, answer }) {
+        let bytes = upload.payload_bytes() + CHANGE_BYTES * upload.submissions.len();
+        match self.inner.lanes.join(user, Job { upload, bytes, answer }) {
             Joined::Waiting => {}
-            Joined::Full => return Err(unavailable("too many uploads of this user are waiting")),
+            Joined::Full => return Err(unavailable("too many uploads are waiting")),
             Joined::StartWorker => {
                 let worker = Worker { inner: Arc::clone(&self.inner), user: user.clone() };
                 tokio::spawn(async move { worker.run().await });
@@ -95,8 +115,7 @@ impl Drop for Worker {
 
 impl Worker {
     async fn run(&self) {
-        let size = |job: &Job| job.upload.submissions.len();
-        while let Some(jobs) = self.inner.lanes.take(&self.user, ROUND_CHANGES_MAX, size) {
+        while let Some(jobs) = self.inner.lanes.take(&self.user, ROUND_MAX) {
             let uploads: Vec<&Upload> = jobs.iter().map(|job| &job.upload).collect();
             let answers = self.inner.answer_all(&self.user, &uploads).await;
             for (job, answer) in jobs.into_iter().zip(answers) {

@@ -1,9 +1,10 @@
 //! What a device may send: changes, checked once at the edge and well-formed from there on.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Table, part};
@@ -87,12 +88,18 @@ impl OpKind {
 
 /// A JSON object, kept as the text that came: key order, digits and white space included. Cheap to clone.
 #[derive(Clone)]
-pub struct Payload(Arc<RawValue>);
+pub struct Payload(Arc<Inner>);
+
+struct Inner {
+    /// Computed when it is first asked for: most payloads are never compared.
+    digest: OnceLock<[u8; 32]>,
+    raw: Box<RawValue>,
+}
 
 impl Payload {
     /// Takes a JSON object; None if the value is none.
-    pub fn new(value: Box<RawValue>) -> Option<Self> {
-        value.get().starts_with('{').then(|| Self(value.into()))
+    pub fn new(raw: Box<RawValue>) -> Option<Self> {
+        raw.get().starts_with('{').then(|| Self(Arc::new(Inner { digest: OnceLock::new(), raw })))
     }
 
     /// Takes a JSON object that a store kept as text; None if it is none.
@@ -102,19 +109,24 @@ impl Payload {
 
     /// The object as it came.
     pub fn as_raw(&self) -> &RawValue {
-        &self.0
+        &self.0.raw
     }
 
     /// The object's text as it came.
     pub fn as_str(&self) -> &str {
-        self.0.get()
+        self.0.raw.get()
+    }
+
+    /// SHA-256 of the object's [canonical form](json::canonical): equal for all texts of one value.
+    pub fn digest(&self) -> &[u8; 32] {
+        self.0.digest.get_or_init(|| Sha256::digest(json::canonical(self.as_str())).into())
     }
 }
 
 /// Two payloads are equal if they are the same JSON value, however it is written.
 impl PartialEq for Payload {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || json::is_same_value(self.as_str(), other.as_str())
+        Arc::ptr_eq(&self.0, &other.0) || self.as_str() == other.as_str() || self.digest() == other.digest()
     }
 }
 
@@ -169,6 +181,14 @@ pub struct Upload {
     pub submissions: Vec<Submission>,
     /// Whether all of them are applied or none.
     pub atomic: bool,
+}
+
+impl Upload {
+    /// Bytes of all its payloads together.
+    pub fn payload_bytes(&self) -> usize {
+        let changes = self.submissions.iter().filter_map(|submission| submission.change.as_ref().ok());
+        changes.filter_map(|change| change.op.payload()).map(|payload| payload.as_str().len()).sum()
+    }
 }
 
 /// Checks a change by rules 1 (well-formed) and 2 (registered table) of the protocol.

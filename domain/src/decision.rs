@@ -80,9 +80,10 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::BadPayload,
         Self::UnregisteredTable,
+        Self::FkMissing,
         Self::SourceChangeIdReused,
         Self::BatchTooLarge,
         Self::BatchAborted,
@@ -104,5 +105,24 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_reasons_are_listed_once() {
+        // A new reason has to be given its place here, and with it in `ALL`.
+        let place = |reason| match reason {
+            Reason::BadPayload => 0,
+            Reason::UnregisteredTable => 1,
+            Reason::FkMissing => 2,
+            Reason::SourceChangeIdReused => 3,
+            Reason::BatchTooLarge => 4,
+            Reason::BatchAborted => 5,
+        };
+        assert_eq!(Reason::ALL.map(place), [0, 1, 2, 3, 4, 5]);
     }
 }

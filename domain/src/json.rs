@@ -1,6 +1,6 @@
 //! Questions about JSON text that is kept as it came: how deep it is, and whether two texts mean the same.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -32,42 +32,148 @@ pub fn is_deeper_than(text: &str, levels: usize) -> bool {
     false
 }
 
-/// Whether two valid JSON texts are the same value.
+/// One form per value of valid JSON text: two texts are the same value exactly if their forms are equal.
 ///
 /// White space, the order of members and the way a string or a number is written do not matter; every
 /// digit of a number does. Of a member that occurs twice the last counts.
-/// Recurses once per level, so the caller has bounded the depth.
-pub fn is_same_value(a: &str, b: &str) -> bool {
-    if a == b {
-        return true;
+/// Takes time in proportion to the text, and recurses once per level, so the caller has bounded the depth.
+pub fn canonical(text: &str) -> Vec<u8> {
+    let mut form = Vec::with_capacity(text.len());
+    Reader { text, at: 0 }.value(&mut form);
+    form
+}
+
+/// Reads text that is known to be valid: what it does with other text is of no use, but it comes to an end.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+        self.at += blanks;
+        rest.get(blanks).copied()
     }
-    match (a.as_bytes().first(), b.as_bytes().first()) {
-        (Some(b'{'), Some(b'{')) => same_parsed(a, b, same_members),
-        (Some(b'['), Some(b'[')) => same_parsed(a, b, same_elements),
-        // Text that is no Unicode string, a lone surrogate for example, equals only itself.
-        (Some(b'"'), Some(b'"')) => same_parsed(a, b, |a: String, b: String| a == b),
-        (Some(b'-' | b'0'..=b'9'), Some(b'-' | b'0'..=b'9')) => match (Decimal::read(a), Decimal::read(b)) {
-            (Some(a), Some(b)) => a == b,
-            _ => false,
-        },
-        _ => false,
+
+    fn value(&mut self, form: &mut Vec<u8>) {
+        match self.peek() {
+            Some(b'{') => self.object(form),
+            Some(b'[') => self.array(form),
+            Some(b'"') => put_text(form, &self.string()),
+            _ => match self.word() {
+                number if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                    put_number(form, number);
+                }
+                word => form.extend(word.bytes().take(1)),
+            },
+        }
+    }
+
+    /// The members in the order of their names, behind their number.
+    fn object(&mut self, form: &mut Vec<u8>) {
+        let mut members: Vec<(Cow<'a, str>, Vec<u8>)> = Vec::new();
+        self.items(b'}', |reader| {
+            let name = reader.string();
+            reader.skip(b':');
+            let mut value = Vec::new();
+            reader.value(&mut value);
+            members.push((name, value));
+        });
+        // Stable, so that of two members of one name the later one stands last.
+        members.sort_by(|a, b| a.0.cmp(&b.0));
+        let is_last = |n: &usize| members.get(n + 1).is_none_or(|next| next.0 != members[*n].0);
+        let kept: Vec<usize> = (0..members.len()).filter(is_last).collect();
+        put_count(form, b'{', kept.len());
+        for n in kept {
+            put_text(form, &members[n].0);
+            form.extend_from_slice(&members[n].1);
+        }
+    }
+
+    fn array(&mut self, form: &mut Vec<u8>) {
+        let (mut count, mut elements) = (0, Vec::new());
+        self.items(b']', |reader| {
+            reader.value(&mut elements);
+            count += 1;
+        });
+        put_count(form, b'[', count);
+        form.extend_from_slice(&elements);
+    }
+
+    /// Reads what stands between an opening and the closing byte, separated by commas.
+    fn items(&mut self, close: u8, mut item: impl FnMut(&mut Self)) {
+        self.at += 1;
+        while let Some(next) = self.peek() {
+            if next == close || next == b',' {
+                self.at += 1;
+                if next == close {
+                    return;
+                }
+            } else {
+                let before = self.at;
+                item(self);
+                self.at = self.at.max(before + 1);
+            }
+        }
+    }
+
+    fn skip(&mut self, byte: u8) {
+        if self.peek() == Some(byte) {
+            self.at += 1;
+        }
+    }
+
+    /// A string without its escapes. One that is no Unicode text, a lone surrogate for example, stays as it is
+    /// written, and so equals only itself.
+    fn string(&mut self) -> Cow<'a, str> {
+        self.peek();
+        let written = &self.text[self.at..];
+        let mut escaped = false;
+        let inside = written.bytes().skip(1).take_while(|&byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            !ends
+        });
+        let end = (inside.count() + 2).min(written.len());
+        self.at += end;
+        let written = &written[..end];
+        let plain = written.get(1..end.saturating_sub(1)).unwrap_or_default();
+        match plain.contains('\\') {
+            true => serde_json::from_str(written).map_or(Cow::Borrowed(written), Cow::Owned),
+            false => Cow::Borrowed(plain),
+        }
+    }
+
+    /// A number, or true, false or null.
+    fn word(&mut self) -> &'a str {
+        let rest = &self.text[self.at..];
+        let end = rest.find([',', ']', '}', ' ', '\t', '\n', '\r']).unwrap_or(rest.len());
+        self.at += end;
+        &rest[..end]
     }
 }
 
-fn same_parsed<'a, T: serde::Deserialize<'a>>(a: &'a str, b: &'a str, same: impl Fn(T, T) -> bool) -> bool {
-    match (serde_json::from_str(a), serde_json::from_str(b)) {
-        (Ok(a), Ok(b)) => same(a, b),
-        _ => false,
-    }
+fn put_count(form: &mut Vec<u8>, kind: u8, count: usize) {
+    form.push(kind);
+    form.extend_from_slice(&count.to_le_bytes());
 }
 
-fn same_members(a: HashMap<String, &RawValue>, b: HashMap<String, &RawValue>) -> bool {
-    a.len() == b.len()
-        && a.iter().all(|(name, value)| b.get(name).is_some_and(|other| is_same_value(value.get(), other.get())))
+fn put_text(form: &mut Vec<u8>, text: &str) {
+    put_count(form, b'"', text.len());
+    form.extend_from_slice(text.as_bytes());
 }
 
-fn same_elements(a: Vec<&RawValue>, b: Vec<&RawValue>) -> bool {
-    a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| is_same_value(a.get(), b.get()))
+fn put_number(form: &mut Vec<u8>, written: &str) {
+    let Some(Decimal { negative, digits, exponent }) = Decimal::read(written) else {
+        put_count(form, b'?', written.len());
+        return form.extend_from_slice(written.as_bytes());
+    };
+    put_count(form, if negative { b'-' } else { b'+' }, digits.len());
+    form.extend_from_slice(&digits);
+    form.extend_from_slice(&exponent.to_le_bytes());
 }
 
 /// The members of a JSON object that have these names, in their order; of one that occurs twice the last.
@@ -121,7 +227,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 }
 
 /// A JSON number as 0.`digits` × 10^`exponent`, without leading or trailing zeros: one form per value.
-#[derive(PartialEq)]
 struct Decimal {
     negative: bool,
     digits: Vec<u8>,
@@ -159,6 +264,8 @@ mod tests {
     fn equal_values_may_be_written_differently() {
         for (a, b) in [
             ("{}", "{ }"),
+            ("[ ]", "[]"),
+            (r#"{"a\"}]":[{"b":"\\"}]}"#, r#"{ "a\u0022}]" : [ { "b" : "\u005c" } ] }"#),
             (r#"{"a":1,"b":[true,null]}"#, r#"{ "b" : [ true , null ], "a" : 1 }"#),
             (r#""é\n""#, r#""\u00e9\u000a""#),
             ("1", "1.0"),
@@ -170,8 +277,7 @@ mod tests {
             (r#""\ud800""#, r#""\ud800""#),
             ("1e99999999999999999999", "1e99999999999999999999"),
         ] {
-            assert!(is_same_value(a, b), "{a} {b}");
-            assert!(is_same_value(b, a), "{b} {a}");
+            assert_eq!(canonical(a), canonical(b), "{a} {b}");
         }
     }
 
@@ -191,9 +297,14 @@ mod tests {
             ("[1,2]", "[2,1]"),
             (r#""\ud800""#, r#""\ud801""#),
             ("1e99999999999999999999", "1e99999999999999999998"),
+            (r#"["a,b"]"#, r#"["a","b"]"#),
+            (r#"{"a":{"b":1}}"#, r#"{"a":{},"b":1}"#),
+            (r#"{"a\\":"b"}"#, r#"{"a":"b"}"#),
+            ("[[],[]]", "[[[]]]"),
+            ("[]", "{}"),
+            (r#""""#, "null"),
         ] {
-            assert!(!is_same_value(a, b), "{a} {b}");
-            assert!(!is_same_value(b, a), "{b} {a}");
+            assert_ne!(canonical(a), canonical(b), "{a} {b}");
         }
     }
 
@@ -204,6 +315,20 @@ mod tests {
         let found: Vec<_> = found.into_iter().map(|value| value.map(RawValue::get)).collect();
         assert_eq!(found, [Some("[2]"), Some("5"), None]);
         assert!(members("[]", &["a"]).is_none());
+    }
+
+    #[test]
+    fn the_form_takes_time_in_proportion_to_the_text() {
+        // 126 levels around a million bytes: read once per level this would take more than a second.
+        let deep = |inner: &str| format!("{}{inner}{}", "[".repeat(126), "]".repeat(126));
+        let wide: String = (0..90_000).map(|n| format!(",\"m{n}\":1")).collect();
+        let text = deep(&format!("{{\"a\":0{wide}}}"));
+        let mut bytes = 0;
+        for _ in 0..3 {
+            bytes += canonical(&text).len();
+        }
+        assert!(bytes > 3_000_000);
+        assert_eq!(canonical(&text), canonical(&text.replace(',', " , ")));
     }
 
     #[test]

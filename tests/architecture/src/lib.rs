@@ -9,7 +9,7 @@ const ADAPTERS: [&str; 5] =
 /// Crates that only tests may use.
 const TESTS: [&str; 3] = ["outrigger-testkit", "outrigger-conformance", "outrigger-architecture"];
 /// All that the rules of the protocol may stand on: values, no I/O, no clock, nothing asynchronous.
-const DOMAIN_USES: [&str; 6] = ["base64", "jiff", "serde", "serde_json", "thiserror", "uuid"];
+const DOMAIN_USES: [&str; 7] = ["base64", "jiff", "serde", "serde_json", "sha2", "thiserror", "uuid"];
 
 /// Crates that bring a database, a transport, a token format or a command line, each with the one crate of ours
 /// that may know of it. Whatever else uses it does so in its tests only.
