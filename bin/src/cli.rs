@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use outrigger_application::ports::projection::FailureFilter;
+use outrigger_domain::{TableName, UserId};
 use serde::Serialize;
+
+use crate::rebuild::Cursor;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +24,13 @@ a nested key (OUTRIGGER_AUTH__JWT_SECRET). Flags win over the environment, the e
 
 Exit codes: 0 stopped as asked, 1 could not start or run, 2 the configuration is wrong.";
 
+const OPERATING: &str = "\
+Works on the database directly, beside a running server or without one, and takes the configuration that the server
+takes; a secret is not needed.
+
+Exit codes: 0 nothing remains, 1 some rows could not be projected or the database cannot be used, 2 the configuration
+is wrong.";
+
 /// A sync server: keeps the devices of an app's users in step.
 #[derive(Parser)]
 #[command(name = "outrigger", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -27,19 +38,107 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    serve: ServeArgs,
+    flags: Flags,
 }
 
+/// What is to be done.
 #[derive(Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Run the server. This is also what happens without a command.
     #[command(after_help = EXAMPLES)]
-    Serve(ServeArgs),
+    Serve(Flags),
+    /// Look at rows that could not be projected onto the business tables, and try them again.
+    #[command(subcommand)]
+    Failures(FailuresCommand),
+    /// Make the rows of a business table what devices have uploaded.
+    #[command(after_help = OPERATING)]
+    Materialize(MaterializeArgs),
 }
 
-/// The flags of `serve`; each but the first is a key of the configuration of the same name.
+impl Command {
+    /// The flags that are keys of the configuration.
+    pub(crate) fn flags(&self) -> &Flags {
+        match self {
+            Self::Serve(flags) => flags,
+            Self::Failures(FailuresCommand::List(args)) => &args.flags,
+            Self::Failures(FailuresCommand::Retry(args)) => &args.flags,
+            Self::Materialize(args) => &args.flags,
+        }
+    }
+}
+
+/// What is to be done with failures.
+#[derive(Subcommand)]
+pub(crate) enum FailuresCommand {
+    /// List failures, by user and in the order in which they came to be.
+    #[command(after_help = OPERATING)]
+    List(ListArgs),
+    /// Project the rows of failures as they stand now.
+    #[command(after_help = OPERATING)]
+    Retry(RetryArgs),
+}
+
+/// The flags of `failures list`.
+#[derive(Args)]
+pub(crate) struct ListArgs {
+    /// Only failures of this user
+    #[arg(long, value_parser = user)]
+    pub(crate) user: Option<UserId>,
+    /// Only failures of tables in this schema
+    #[arg(long, value_parser = schema)]
+    pub(crate) schema: Option<String>,
+    /// Only failures of tables of this name: TABLE or SCHEMA.TABLE
+    #[arg(long, value_parser = table_filter)]
+    pub(crate) table: Option<FailureFilter>,
+    /// Failures to list, at the most
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// Print one JSON object a line, with the payload
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of `failures retry`.
+#[derive(Args)]
+#[command(group = ArgGroup::new("which").args(["id", "table", "all"]).required(true))]
+pub(crate) struct RetryArgs {
+    /// One failure, by its number among those of the user
+    #[arg(long, value_name = "NUMBER", requires = "user")]
+    pub(crate) id: Option<i64>,
+    /// All failures of tables of this name: TABLE or SCHEMA.TABLE
+    #[arg(long, value_parser = table_filter)]
+    pub(crate) table: Option<FailureFilter>,
+    /// All failures
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only failures of this user
+    #[arg(long, value_parser = user)]
+    pub(crate) user: Option<UserId>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of `materialize`.
+#[derive(Args)]
+pub(crate) struct MaterializeArgs {
+    /// The table to rebuild: TABLE or SCHEMA.TABLE
+    #[arg(long, value_name = "TABLE", value_parser = table)]
+    pub(crate) rebuild: TableName,
+    /// Where to go on, as an interrupted run has printed it
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<Cursor>,
+    /// Rows in one step
+    #[arg(long, value_name = "ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) batch: u32,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of every command; each but the first is a key of the configuration of the same name.
 #[derive(Args, Default, Serialize)]
-pub(crate) struct ServeArgs {
+pub(crate) struct Flags {
     /// The configuration file [default: outrigger.toml in this folder, if there is one]
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
@@ -68,12 +167,34 @@ pub(crate) struct ServeArgs {
 }
 
 /// Reads the command line; ends the process on `--help`, `--version` and errors.
-pub(crate) fn parse() -> ServeArgs {
-    let cli = Cli::parse();
-    match cli.command {
-        Some(Command::Serve(args)) => args,
-        None => cli.serve,
+pub(crate) fn parse() -> Command {
+    Cli::parse().chosen()
+}
+
+impl Cli {
+    fn chosen(self) -> Command {
+        self.command.unwrap_or(Command::Serve(self.flags))
     }
+}
+
+fn user(text: &str) -> Result<UserId, String> {
+    UserId::parse(text).map_err(|why| why.to_string())
+}
+
+fn table(text: &str) -> Result<TableName, String> {
+    TableName::parse_qualified(text).map_err(|why| why.to_string())
+}
+
+fn schema(text: &str) -> Result<String, String> {
+    // Both are known by the same rule, which a whole name applies to each of its parts.
+    let name = TableName::parse(None, text).map_err(|why| why.to_string())?;
+    Ok(name.table().to_owned())
+}
+
+fn table_filter(text: &str) -> Result<FailureFilter, String> {
+    let name = table(text)?;
+    let schema = text.contains('.').then(|| name.schema().to_owned());
+    Ok(FailureFilter { schema, table: Some(name.table().to_owned()) })
 }
 
 #[cfg(test)]
@@ -91,19 +212,50 @@ mod tests {
     fn serve_is_the_default_command() {
         for line in [["outrigger", "--listen=127.0.0.1:0"].as_slice(), &["outrigger", "serve", "--listen=127.0.0.1:0"]]
         {
-            let cli = Cli::try_parse_from(line).unwrap();
-            let args = match cli.command {
-                Some(Command::Serve(args)) => args,
-                None => cli.serve,
-            };
-            assert_eq!(args.listen, Some(SocketAddr::from(([127, 0, 0, 1], 0))), "{line:?}");
+            let command = Cli::try_parse_from(line).unwrap().chosen();
+            assert!(matches!(command, Command::Serve(_)), "{line:?}");
+            assert_eq!(command.flags().listen, Some(SocketAddr::from(([127, 0, 0, 1], 0))), "{line:?}");
         }
     }
 
     #[test]
     fn demo_is_a_switch_that_takes_a_value() {
         for (flag, demo) in [("--demo", true), ("--demo=true", true), ("--demo=false", false)] {
-            assert_eq!(Cli::try_parse_from(["outrigger", flag]).unwrap().serve.demo, Some(demo), "{flag}");
+            assert_eq!(Cli::try_parse_from(["outrigger", flag]).unwrap().flags.demo, Some(demo), "{flag}");
         }
+    }
+
+    #[test]
+    fn a_retry_says_what_it_is_of() {
+        let retry = |arguments: &[&str]| {
+            let line = ["outrigger", "failures", "retry"].into_iter().chain(arguments.iter().copied());
+            Cli::try_parse_from(line).map(Cli::chosen)
+        };
+        for good in [
+            ["--all"].as_slice(),
+            &["--table=users"],
+            &["--id=1", "--user=alice"],
+            &["--all", "--user=a", "--log=warn"],
+        ] {
+            assert!(retry(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            [].as_slice(),
+            &["--user=alice"],
+            &["--id=1"],
+            &["--all", "--table=users"],
+            &["--all", "--id=1", "--user=alice"],
+            &["--table=a-b"],
+            &["--all", "--user="],
+        ] {
+            assert!(retry(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_a_schema_is_one_of_any() {
+        let filter = |schema: Option<&str>| FailureFilter { schema: schema.map(Into::into), table: Some("a".into()) };
+        assert_eq!(table_filter("A").unwrap(), filter(None));
+        assert_eq!(table_filter("public.a").unwrap(), filter(Some("public")));
     }
 }

@@ -8,13 +8,17 @@ mod tests;
 use std::collections::HashSet;
 use std::ffi::OsString;
 
-use outrigger_domain::{Catalog, Table, TableName};
+use outrigger_application::TableConfig;
+use outrigger_domain::TableName;
+use outrigger_domain::limits::NAME_BYTES_MAX;
 
 pub(crate) use self::settings::{DatabaseUrl, Settings, Synchronous};
-use crate::cli::ServeArgs;
+use crate::cli::Flags;
 
 /// The shortest secret that is taken, in bytes: the output of the hash that HS256 stands on (RFC 7518, 3.2).
 pub(crate) const SECRET_BYTES_MIN: usize = 32;
+/// The longest bound on the projection of an upload.
+pub(crate) const PROJECTION_TIMEOUT_MS_MAX: u32 = 10_000;
 /// The tables of the demo, parents first.
 pub(crate) const DEMO_TABLES: [&str; 2] = ["users", "posts"];
 
@@ -32,13 +36,23 @@ pub(crate) struct Config {
     /// What tokens are signed with. None in demo mode if none was given: it is made up for the run.
     pub(crate) secret: Option<String>,
     /// The tables that take part in syncing, those of the demo included.
-    pub(crate) catalog: Catalog,
+    pub(crate) tables: Vec<TableConfig>,
+}
+
+/// What a configuration is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To run the server.
+    Serve,
+    /// To work on its database, which takes no secret.
+    Operate,
 }
 
 /// Puts the configuration together from the command line, the environment and the file.
 pub(crate) fn load(
-    flags: &ServeArgs,
+    flags: &Flags,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
+    purpose: Purpose,
 ) -> Result<Config, ConfigError> {
     let (mut settings, file) = sources::read(flags, environment)?;
     let secret = settings.auth.jwt_secret.take();
@@ -49,11 +63,12 @@ pub(crate) fn load(
         let why = "lets anybody sign in as anybody, so listen must be a loopback address";
         return Err(ConfigError(format!("demo {why}, which {address} is not")));
     }
-    if !demo {
+    if !demo && purpose == Purpose::Serve {
         check_secret(secret.as_deref())?;
     }
-    let catalog = catalog(&settings, demo)?;
-    Ok(Config { settings, demo, secret, catalog })
+    check_bound(&settings)?;
+    let tables = tables(std::mem::take(&mut settings.tables), demo)?;
+    Ok(Config { settings, demo, secret, tables })
 }
 
 fn check_secret(secret: Option<&str>) -> Result<(), ConfigError> {
@@ -67,14 +82,46 @@ fn check_secret(secret: Option<&str>) -> Result<(), ConfigError> {
     }
 }
 
-fn catalog(settings: &Settings, demo: bool) -> Result<Catalog, ConfigError> {
-    let mut seen = HashSet::new();
-    for table in &settings.tables {
-        if !seen.insert(&table.name) {
-            return Err(ConfigError(format!("tables: {} is named twice", table.name)));
-        }
+/// An upload waits for its projection, so the bound stays below what a device, a proxy or the database waits for.
+fn check_bound(settings: &Settings) -> Result<(), ConfigError> {
+    let timeout_ms = settings.projection.timeout_ms.get();
+    if timeout_ms > PROJECTION_TIMEOUT_MS_MAX {
+        let why = format!("is {timeout_ms} and may be {PROJECTION_TIMEOUT_MS_MAX} at the most: uploads wait for it");
+        return Err(ConfigError(format!("projection.timeout_ms {why}")));
     }
-    let configured = settings.tables.iter().map(|table| table.name.clone());
+    Ok(())
+}
+
+/// The tables of the file, and behind them those of the demo that it does not name.
+fn tables(configured: Vec<settings::Table>, demo: bool) -> Result<Vec<TableConfig>, ConfigError> {
+    let mut seen = HashSet::new();
+    let mut tables = Vec::with_capacity(configured.len());
+    for (position, entry) in configured.into_iter().enumerate() {
+        let settings::Name(name) = entry.name;
+        if !seen.insert(name.clone()) {
+            return Err(ConfigError(format!("tables: {name} is named twice")));
+        }
+        let mut config = TableConfig::new(name);
+        for (column, settings::Name(parent)) in entry.references {
+            let column = plain_name(column, &format!("tables.{position}.references"))?;
+            config.table = config.table.referring(column, parent);
+        }
+        config.materialize = entry.materialize.0;
+        let owner_column = entry.owner_column.map(|name| plain_name(name, &format!("tables.{position}.owner_column")));
+        config.owner_column = owner_column.transpose()?;
+        tables.push(config);
+    }
     let demo_tables = DEMO_TABLES.iter().filter(|_| demo).filter_map(|name| TableName::parse_qualified(name).ok());
-    Ok(Catalog::new(configured.chain(demo_tables).map(Table::new)))
+    tables.extend(demo_tables.filter(|name| !seen.contains(name)).map(TableConfig::new));
+    Ok(tables)
+}
+
+/// The name of a column, which unlike that of a table has its case.
+fn plain_name(name: String, key: &str) -> Result<String, ConfigError> {
+    let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if plain && (1..=NAME_BYTES_MAX).contains(&name.len()) {
+        return Ok(name);
+    }
+    let rule = format!("a column's name is 1 to {NAME_BYTES_MAX} letters, digits and _");
+    Err(ConfigError(format!("{key}: {name:?} is not a column's name: {rule}")))
 }

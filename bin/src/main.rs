@@ -1,37 +1,80 @@
-//! The `outrigger` server: reads its configuration, wires the adapters together and runs until it is told to stop.
+//! The `outrigger` server and the commands that go with it: reads the configuration, wires the adapters together and
+//! runs until it is told to stop.
 
 mod banner;
+mod catalog;
 mod cli;
 mod config;
+mod failures;
 mod logging;
+mod output;
+mod rebuild;
+mod serve;
 mod shutdown;
 mod wire;
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use wire::StartError;
+use cli::{Command, FailuresCommand};
+use config::{Config, Purpose};
 
-/// The exit code of a start that failed on something outside.
+/// The exit code of a run that failed on something outside, or that leaves something to be done.
 const EXIT_FAILED: u8 = 1;
 /// The exit code of a configuration that cannot be right, as of a wrong flag.
 const EXIT_CONFIGURATION: u8 = 2;
 
+/// Why a command did not do what it was to do, in one plain sentence.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    /// The configuration can never work.
+    #[error("{0}")]
+    Configuration(String),
+    /// Something outside is not as it has to be.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What a command that ran has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing.
+    Done,
+    /// Rows that could not be projected, or were not come to.
+    Remaining,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = match config::load(&cli::parse(), std::env::vars_os()) {
+    let command = cli::parse();
+    let purpose = if matches!(command, Command::Serve(_)) { Purpose::Serve } else { Purpose::Operate };
+    let config = match config::load(command.flags(), std::env::vars_os(), purpose) {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };
     logging::start(&config.settings.log.0);
-    match wire::run(config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error @ StartError::Configuration(_)) => fail(&error, EXIT_CONFIGURATION),
-        Err(error @ StartError::Failed(_)) => fail(&error, EXIT_FAILED),
+    match run(command, config).await {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Remaining) => ExitCode::from(EXIT_FAILED),
+        Err(error @ RunError::Configuration(_)) => fail(&error, EXIT_CONFIGURATION),
+        Err(error @ RunError::Failed(_)) => fail(&error, EXIT_FAILED),
     }
 }
 
-/// Says what is wrong in one plain line, whatever the format of the log: it is for whoever started the server.
+async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
+    match command {
+        Command::Serve(_) => serve::run(config).await.map(|()| Outcome::Done),
+        Command::Failures(FailuresCommand::List(args)) => {
+            failures::list(&*wire::open_existing(&config).await?.projection, &args).await
+        }
+        Command::Failures(FailuresCommand::Retry(args)) => {
+            failures::retry(&*wire::open_existing(&config).await?.projection, &args).await
+        }
+        Command::Materialize(args) => rebuild::run(&config, &args).await,
+    }
+}
+
+/// Says what is wrong in one plain line, whatever the format of the log: it is for whoever started the program.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
     eprintln!("outrigger: {error}");
     ExitCode::from(code)

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -226,6 +228,31 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
+/// A value that is read from a JSON object and from nothing else. Derived code takes an array too, member after
+/// member, so that what a body means would hang on the order in which a struct's fields are declared.
+#[derive(Clone, Copy, Debug)]
+pub struct FromObject<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FromObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Visit<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Visit(PhantomData)).map(Self)
+    }
+}
+
 /// A JSON number as 0.`digits` × 10^`exponent`, without leading or trailing zeros: one form per value.
 struct Decimal {
     negative: bool,
@@ -329,6 +356,22 @@ mod tests {
         }
         assert!(bytes > 3_000_000);
         assert_eq!(canonical(&text), canonical(&text.replace(',', " , ")));
+    }
+
+    #[test]
+    fn an_object_is_not_read_from_an_array() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Point<'a> {
+            x: i64,
+            #[serde(borrow)]
+            raw: &'a RawValue,
+        }
+        let point: FromObject<Point<'_>> = serde_json::from_str(r#"{"raw":{"b":1.0},"x":7}"#).unwrap();
+        assert_eq!((point.0.x, point.0.raw.get()), (7, r#"{"b":1.0}"#));
+        assert!(serde_json::from_str::<Point<'_>>("[7,1]").is_ok(), "what this is for");
+        for text in ["[7,1]", "7", "null", "\"x\""] {
+            assert!(serde_json::from_str::<FromObject<Point<'_>>>(text).is_err(), "{text}");
+        }
     }
 
     #[test]

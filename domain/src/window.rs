@@ -23,9 +23,10 @@ pub struct PageQuery {
 pub struct Slice {
     /// The end of the stream.
     pub head: StreamHead,
-    /// Matching changes in ascending order: `limit` + 1 of them if there are so many, so that the caller
-    /// knows whether more follow.
+    /// The first matching changes in ascending order.
     pub changes: Vec<StreamChange>,
+    /// Whether more match than are given here.
+    pub more: bool,
 }
 
 /// One page of a download.
@@ -48,11 +49,7 @@ pub struct Page {
 pub fn page(query: &PageQuery, slice: Slice) -> Page {
     let head = slice.head.seq;
     let window_until = query.until.map_or(head, |until| until.min(head));
-    let limit = query.limit as usize;
-    let mut changes = slice.changes;
-    changes.retain(|change| change.server_id <= window_until);
-    let has_more = changes.len() > limit;
-    changes.truncate(limit);
+    let Slice { changes, more: has_more, .. } = slice;
     let next_after = match changes.last() {
         Some(last) if has_more => last.server_id,
         _ => query.after.max(window_until),
@@ -86,9 +83,9 @@ mod tests {
     /// What a store answers for a stream of which only some numbers match the filters.
     fn slice(query: &PageQuery, head: i64, matching: &[i64]) -> Slice {
         let until = query.until.map_or(i64::MAX, |until| until.0);
-        let inside = matching.iter().filter(|&&seq| query.after.0 < seq && seq <= until.min(head));
-        let changes = inside.take(query.limit as usize + 1).map(|&seq| change(seq)).collect();
-        Slice { head: StreamHead { seq: ServerSeq(head) }, changes }
+        let inside = || matching.iter().filter(|&&seq| query.after.0 < seq && seq <= until.min(head));
+        let changes: Vec<_> = inside().take(query.limit as usize).map(|&seq| change(seq)).collect();
+        Slice { head: StreamHead { seq: ServerSeq(head) }, more: inside().count() > changes.len(), changes }
     }
 
     proptest! {

@@ -4,4 +4,5 @@ mod configuration;
 mod demo;
 mod lifecycle;
 mod postgres;
+mod projection;
 mod server;

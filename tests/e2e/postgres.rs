@@ -16,6 +16,8 @@ async fn the_same_three_lines_work_on_postgres() {
     assert!(!folder.path().join("outrigger.db").exists());
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     connection.execute("SELECT id, title, content, author_id, created_at, updated_at FROM public.posts").await.unwrap();
+    let name: String = sqlx::query_scalar("SELECT name FROM public.users").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(name, "Alice", "the demo's business table is filled");
 }
 
 #[tokio::test]

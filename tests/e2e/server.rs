@@ -115,10 +115,15 @@ pub(crate) struct Client {
 impl Client {
     /// Inserts a user of that number; the answer's only status, or None if no answer came.
     pub(crate) async fn insert(&self, number: u32) -> Option<Value> {
-        let change = json!({
+        self.change(json!({
             "source_change_id": number, "table": "users", "op": "INSERT",
             "pk": format!("00000000-0000-4000-8000-{number:012}"), "server_version": 0, "payload": {"number": number},
-        });
+        }))
+        .await
+    }
+
+    /// Uploads one change; its status, or None if no answer came.
+    pub(crate) async fn change(&self, change: Value) -> Option<Value> {
         let request = self.http.post(format!("{}/sync/upload", self.url)).bearer_auth(&self.token);
         let answer = request.json(&json!({"last_server_seq_seen": 0, "changes": [change]})).send().await.ok()?;
         let answer: Value = answer.error_for_status().ok()?.json().await.ok()?;

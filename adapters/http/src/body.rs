@@ -11,6 +11,9 @@ use serde::Serialize;
 use crate::Api;
 use crate::error::{ApiError, ErrorKind};
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// The text of a request's body that calls itself JSON.
 pub(crate) struct JsonText(pub(crate) String);
 
@@ -28,15 +31,45 @@ impl FromRequest<Api> for JsonText {
     }
 }
 
+/// The text of a request's body that calls itself JSON, or no body at all.
+pub(crate) struct OptionalJson(pub(crate) Option<String>);
+
+impl FromRequest<Api> for OptionalJson {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(body, api.body_bytes_max).await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        let JsonText(text) = JsonText::from_request(Request::from_parts(parts, bytes.into()), api).await?;
+        Ok(Self(Some(text)))
+    }
+}
+
 /// Answers 200 with that JSON, which takes about `bytes` bytes. Nothing here may be kept by a cache.
 pub(crate) fn json(body: &impl Serialize, bytes: usize) -> Response {
-    const JSON: HeaderValue = HeaderValue::from_static("application/json");
-    const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
     let mut text = Vec::with_capacity(bytes);
     match serde_json::to_writer(&mut text, body) {
         Ok(()) => ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], text).into_response(),
         Err(error) => ApiError::internal(error).into_response(),
     }
+}
+
+/// Answers 200 with JSON that is sent piece by piece, as it is made.
+pub(crate) fn json_stream(
+    pieces: impl Iterator<Item = Result<Vec<u8>, serde_json::Error>> + Send + 'static,
+) -> Response {
+    let body = Body::from_stream(futures::stream::iter(pieces));
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], body).into_response()
+}
+
+/// What is wrong with a text that is no JSON of the right shape, in few words: it may quote the text, which is
+/// the client's and may be long.
+pub(crate) fn brief(error: &serde_json::Error) -> String {
+    const CHARS_MAX: usize = 200;
+    error.to_string().chars().take(CHARS_MAX).collect()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -1,15 +1,11 @@
 //! `GET /sync/download`
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::str::FromStr;
-
 use axum::extract::{Query, State};
 use axum::response::Response;
 use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{Page, PageQuery};
-use outrigger_domain::{ServerSeq, SourceId, TableName};
+use outrigger_domain::{ServerSeq, SourceId};
 use utoipa::IntoParams;
 
 use crate::Api;
@@ -17,6 +13,7 @@ use crate::body::json;
 use crate::error::ApiError;
 use crate::extract::Authenticated;
 use crate::openapi::{DownloadErrors, SourceHeader};
+use crate::params;
 use crate::wire::DownloadResponse;
 
 /// About the bytes of one change in an answer, but for its payload.
@@ -75,11 +72,11 @@ pub(crate) async fn download(
 impl DownloadParams {
     fn read(pairs: &[(String, String)]) -> Result<Self, ApiError> {
         Ok(Self {
-            after: number(pairs, "after", 0..=i64::MAX, 0)?,
-            limit: number(pairs, "limit", 1..=PAGE_CHANGES_MAX, PAGE_CHANGES_DEFAULT)?,
-            schema: schema(pairs)?,
-            include_self: flag(pairs, "include_self")?,
-            until: number(pairs, "until", 0..=i64::MAX, 0)?,
+            after: params::number(pairs, "after", 0..=i64::MAX)?.unwrap_or(0),
+            limit: params::number(pairs, "limit", 1..=PAGE_CHANGES_MAX)?.unwrap_or(PAGE_CHANGES_DEFAULT),
+            schema: params::name(pairs, "schema")?,
+            include_self: params::flag(pairs, "include_self")?,
+            until: params::number(pairs, "until", 0..=i64::MAX)?.unwrap_or(0),
         })
     }
 
@@ -92,46 +89,6 @@ impl DownloadParams {
             exclude: (!self.include_self).then_some(caller),
         }
     }
-}
-
-/// The parameter's only value. Of two values nobody could say which one counts.
-fn single<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, ApiError> {
-    let mut values = pairs.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value),
-        (_, Some(_)) => Err(ApiError::invalid_request(format!("`{name}` was given twice"))),
-    }
-}
-
-fn number<T>(pairs: &[(String, String)], name: &str, range: RangeInclusive<T>, default: T) -> Result<T, ApiError>
-where
-    T: FromStr + PartialOrd + Display,
-{
-    let Some(text) = single(pairs, name)? else { return Ok(default) };
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(number) if digits && range.contains(&number) => Ok(number),
-        _ => {
-            let (min, max) = (range.start(), range.end());
-            Err(ApiError::invalid_request(format!("`{name}` must be a number from {min} to {max}")))
-        }
-    }
-}
-
-fn flag(pairs: &[(String, String)], name: &str) -> Result<bool, ApiError> {
-    match single(pairs, name)? {
-        None | Some("false" | "0") => Ok(false),
-        Some("true" | "1") => Ok(true),
-        Some(_) => Err(ApiError::invalid_request(format!("`{name}` must be true, false, 1 or 0"))),
-    }
-}
-
-fn schema(pairs: &[(String, String)]) -> Result<Option<String>, ApiError> {
-    let Some(text) = single(pairs, "schema")? else { return Ok(None) };
-    // The rule for a schema's name is known to the name of a table, which needs some table.
-    let name = TableName::parse(Some(text), "any")
-        .map_err(|why| ApiError::invalid_request(format!("`schema` is no name: {why}")))?;
-    Ok(Some(name.schema().to_owned()))
 }
 
 fn bytes(page: &Page) -> usize {

@@ -22,6 +22,7 @@ pub(crate) enum ErrorKind {
     AuthenticationFailed,
     NotFound,
     MethodNotAllowed,
+    RetryInProgress,
     PayloadTooLarge,
     UnsupportedMediaType,
     InternalError,
@@ -36,6 +37,7 @@ impl ErrorKind {
             Self::AuthenticationFailed => (StatusCode::UNAUTHORIZED, "authentication_failed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::RetryInProgress => (StatusCode::CONFLICT, "retry_in_progress"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
@@ -51,6 +53,7 @@ impl ErrorKind {
             Self::InvalidRequest
             | Self::NotFound
             | Self::MethodNotAllowed
+            | Self::RetryInProgress
             | Self::PayloadTooLarge
             | Self::UnsupportedMediaType
             | Self::InternalError => None,

@@ -3,6 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa_swagger_ui::{Config, serve};
@@ -24,8 +25,11 @@ pub(crate) async fn index() -> Result<Response, ApiError> {
 }
 
 /// What the page loads.
-pub(crate) async fn file(Path(file): Path<String>) -> Result<Response, ApiError> {
-    respond(&file).await
+pub(crate) async fn file(path: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    match path {
+        Ok(Path(file)) => respond(&file).await,
+        Err(_) => Err(error::not_found().await),
+    }
 }
 
 async fn respond(path: &str) -> Result<Response, ApiError> {

@@ -12,9 +12,11 @@ mod download;
 mod error;
 mod explorer;
 mod extract;
+mod failures;
 mod health;
 mod linger;
 mod openapi;
+mod params;
 mod schema_version;
 mod serve;
 mod signin;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::get;
-use outrigger_application::{Authenticator, Download, SyncStore, TokenIssuer, UploadService};
+use outrigger_application::{Authenticator, Download, Failures, SyncStore, TokenIssuer, UploadService};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -42,6 +44,8 @@ pub struct Api {
     pub upload: UploadService,
     /// Behind `GET /sync/download`.
     pub download: Download,
+    /// Behind `/admin/materialize-failures`.
+    pub failures: Failures,
     /// Asked by `GET /ready` whether it answers.
     pub store: Arc<dyn SyncStore>,
     /// Tells who is asking.
@@ -67,6 +71,8 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
         .routes(routes!(upload::upload))
         .routes(routes!(download::download))
         .routes(routes!(schema_version::schema_version))
+        .routes(routes!(failures::list))
+        .routes(routes!(failures::retry))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     if demo { routes.routes(routes!(signin::dummy_signin)) } else { routes }

@@ -29,6 +29,7 @@ use crate::wire::ErrorBody;
     ),
     tags(
         (name = "sync", description = "What devices call."),
+        (name = "admin", description = "What became of the caller's rows in the app's own tables."),
         (name = "operation", description = "What operators call."),
         (name = "demo", description = "There in demo mode only."),
     ),
@@ -68,6 +69,8 @@ pub(crate) struct SyncErrors;
 pub(crate) struct DownloadErrors;
 /// How an upload fails.
 pub(crate) struct UploadErrors;
+/// How trying a failure again fails.
+pub(crate) struct RetryErrors;
 /// How the demo's sign-in fails.
 pub(crate) struct SigninErrors;
 /// How `GET /ready` fails.
@@ -91,6 +94,13 @@ impl IntoResponses for DownloadErrors {
 impl IntoResponses for UploadErrors {
     fn responses() -> Responses {
         SyncErrors::responses().into_iter().chain(SigninErrors::responses()).collect()
+    }
+}
+
+impl IntoResponses for RetryErrors {
+    fn responses() -> Responses {
+        let own = [ErrorKind::NotFound, ErrorKind::RetryInProgress].map(documented);
+        UploadErrors::responses().into_iter().chain(own).collect()
     }
 }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
+use outrigger_domain::json::FromObject;
 use outrigger_domain::{SourceId, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Api;
-use crate::body::{JsonText, json};
+use crate::body::{JsonText, brief, json};
 use crate::error::{self, ApiError};
 use crate::openapi::SigninErrors;
 
@@ -55,8 +56,8 @@ pub(crate) struct SigninResponse<'a> {
 )]
 pub(crate) async fn dummy_signin(State(api): State<Api>, JsonText(text): JsonText) -> Result<Response, ApiError> {
     let Some(demo) = &api.demo else { return Err(error::not_found().await) };
-    let request: SigninRequest = serde_json::from_str(&text)
-        .map_err(|error| ApiError::invalid_request(format!("the body is no sign-in: {error}")))?;
+    let FromObject(request): FromObject<SigninRequest> = serde_json::from_str(&text)
+        .map_err(|error| ApiError::invalid_request(format!("the body is no sign-in: {}", brief(&error))))?;
     let user = UserId::parse(&request.user).map_err(|why| ApiError::invalid_request(format!("`user` {why}")))?;
     let device =
         SourceId::parse(&request.device).map_err(|why| ApiError::invalid_request(format!("`device` {why}")))?;

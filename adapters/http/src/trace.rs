@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::field::Empty;
-use tracing::{Instrument, info, info_span};
+use tracing::{Instrument, Span, info, info_span};
 use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,13 +28,33 @@ pub(crate) async fn trace(request: Request, next: Next) -> Response {
         duration_ms = Empty,
         user.id = Empty,
     );
-    let started = Instant::now();
+    let line = Line { span: span.clone(), started: Instant::now(), what: "cancelled" };
     let mut response = next.run(request).instrument(span.clone()).await;
     span.record("status", response.status().as_u16());
-    span.record("duration_ms", started.elapsed().as_secs_f64() * 1000.0);
-    span.in_scope(|| info!("answered"));
+    line.answered();
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The line in the log that says how a request ended. It is written when this is dropped, so that a request whose
+/// client has gone away has one too.
+struct Line {
+    span: Span,
+    started: Instant,
+    what: &'static str,
+}
+
+impl Line {
+    fn answered(mut self) {
+        self.what = "answered";
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.span.record("duration_ms", self.started.elapsed().as_secs_f64() * 1000.0);
+        self.span.in_scope(|| info!("{}", self.what));
+    }
 }
 
 /// The client's id for the request if it is short and plain, else a new one.

@@ -1,22 +1,27 @@
 //! `POST /sync/upload`
 
+use std::iter::once;
+
 use axum::extract::State;
 use axum::response::Response;
 use outrigger_application::UploadService;
-use outrigger_domain::{Submission, Upload};
+use outrigger_domain::json::{self, FromObject};
+use outrigger_domain::limits::MIXED_CHANGES_MAX;
+use outrigger_domain::plan::Verdict;
+use outrigger_domain::{Decision, Submission, Upload};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::Api;
-use crate::body::{JsonText, json};
+use crate::body::{JsonText, brief, json, json_stream};
 use crate::error::ApiError;
 use crate::extract::Authenticated;
 use crate::openapi::{SourceHeader, UploadErrors};
-use crate::wire::{UploadChange, UploadRequest, UploadResponse};
+use crate::wire::{ChangeStatus, UploadChange, UploadRequest, UploadResponse};
 
-/// Elements of an upload that holds malformed ones, at the most. Each is answered by itself, and a few bytes of
-/// nonsense would cost a hundred times as many in the answer.
-const MIXED_CHANGES_MAX: usize = 100_000;
+/// Bytes of rows in an answer that is written as a whole. One with more is sent as it is written: a few stale changes
+/// of one large row are answered with many copies of it.
+const WHOLE_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// About the bytes of one status in an answer.
 const STATUS_BYTES: usize = 96;
 
@@ -24,7 +29,8 @@ const STATUS_BYTES: usize = 96;
 ///
 /// Each change is decided by itself, in the order sent, and answered by one status: `applied`, `conflict` with the
 /// server's row, or `invalid` with a reason. Sending the same upload again is safe: what was applied is not
-/// applied again, and the answer is the same.
+/// applied again, and the answer is the same. An upload of more than 100000 changes that are not all well-formed is
+/// refused as a whole.
 #[utoipa::path(
     post,
     path = "/sync/upload",
@@ -37,8 +43,15 @@ const STATUS_BYTES: usize = 96;
     }]})),
     responses(
         (status = 200, description = "One status per change, in the order of the request.", body = UploadResponse,
-         example = json!({"accepted": true, "highest_server_seq": 1, "statuses": [
-             {"source_change_id": 1, "status": "applied", "new_server_version": 1}]})),
+         examples(
+             ("applied" = (value = json!({"accepted": true, "highest_server_seq": 1, "statuses": [
+                 {"source_change_id": 1, "status": "applied", "new_server_version": 1}]}))),
+             ("fk_missing" = (summary = "The row refers to one that does not exist", value = json!({
+                 "accepted": true, "highest_server_seq": 0, "statuses": [
+                     {"source_change_id": 1, "status": "invalid", "invalid": {"reason": "fk_missing", "details": {
+                         "missing": ["public.users:550e8400-e29b-41d4-a716-446655440000"]}},
+                      "message": "refers to rows that do not exist: public.users:550e8400-e29b-41d4-a716-446655440000"}]})))
+         )),
         UploadErrors
     ),
 )]
@@ -52,7 +65,26 @@ pub(crate) async fn upload(
     let ids: Vec<i64> = submissions.iter().map(|submission| submission.source_change_id).collect();
     let upload = Upload { source: caller.source, submissions, atomic };
     let verdict = api.upload.upload(&caller.user, upload).await?;
-    Ok(json(&UploadResponse::new(&ids, &verdict), 64 + STATUS_BYTES * ids.len()))
+    Ok(answer(ids, verdict))
+}
+
+fn answer(ids: Vec<i64>, verdict: Verdict) -> Response {
+    let payload = |decision: &Decision| match decision {
+        Decision::Conflict(row) => row.payload.as_ref().map_or(0, |payload| payload.as_str().len()),
+        _ => 0,
+    };
+    let rows: usize = verdict.decisions.iter().map(payload).sum();
+    if rows <= WHOLE_ANSWER_BYTES_MAX {
+        return json(&UploadResponse::new(&ids, &verdict), 64 + rows + STATUS_BYTES * ids.len());
+    }
+    let Verdict { accepted, head, decisions } = verdict;
+    let begin = UploadResponse::new(&[], &Verdict { accepted, head, decisions: Vec::new() }).opened();
+    let status = move |(n, (id, decision)): (usize, (i64, Decision))| {
+        let mut text = if n == 0 { Vec::new() } else { b",".to_vec() };
+        serde_json::to_writer(&mut text, &ChangeStatus::new(id, &decision)).map(|()| text)
+    };
+    let statuses = ids.into_iter().zip(decisions).enumerate().map(status);
+    json_stream(once(Ok(begin)).chain(statuses).chain(once(Ok(b"]}".to_vec()))))
 }
 
 /// The upload's outer shape, its elements unread.
@@ -64,19 +96,13 @@ struct Mixed<'a> {
     atomic: bool,
 }
 
-/// The part of a malformed change by which its status is told from the others.
-#[derive(Deserialize)]
-struct Numbered {
-    source_change_id: i64,
-}
-
 /// Reads the changes and whether they are atomic: in one pass if all of them are well-formed, else one by one.
 fn read(text: &str, service: &UploadService) -> Result<(Vec<Submission>, bool), ApiError> {
-    if let Ok(UploadRequest { changes, atomic }) = serde_json::from_str(text) {
-        return Ok((changes.iter().map(|change| service.admit(change.raw())).collect(), atomic));
+    if let Ok(FromObject(UploadRequest { changes, atomic })) = serde_json::from_str(text) {
+        return Ok((changes.iter().map(|change| service.admit(change.0.raw())).collect(), atomic));
     }
-    let Mixed { changes, atomic } = serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid_request(format!("the body is no upload: {error}")))?;
+    let FromObject(Mixed { changes, atomic }) = serde_json::from_str(text)
+        .map_err(|error| ApiError::invalid_request(format!("the body is no upload: {}", brief(&error))))?;
     if changes.len() > MIXED_CHANGES_MAX {
         let message = format!("more than {MIXED_CHANGES_MAX} changes, and not all of them well-formed");
         return Err(ApiError::invalid_request(message));
@@ -85,11 +111,16 @@ fn read(text: &str, service: &UploadService) -> Result<(Vec<Submission>, bool), 
 }
 
 fn read_one(text: &str, service: &UploadService) -> Submission {
-    match serde_json::from_str::<UploadChange<'_>>(text) {
-        Ok(change) => service.admit(change.raw()),
+    match serde_json::from_str::<FromObject<UploadChange<'_>>>(text) {
+        Ok(FromObject(change)) => service.admit(change.raw()),
         Err(error) => {
-            let id = serde_json::from_str::<Numbered>(text).map_or(0, |numbered| numbered.source_change_id);
-            Submission::unreadable(id, format!("the change cannot be read: {error}"))
+            let message = format!("the change cannot be read: {}", brief(&error));
+            Submission::unreadable(number(text).unwrap_or_default(), message)
         }
     }
+}
+
+/// The number by which a malformed change is told from the others, if it can be read.
+fn number(text: &str) -> Option<i64> {
+    json::members(text, &["source_change_id"])?.pop()??.get().parse().ok()
 }

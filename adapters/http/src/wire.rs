@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use outrigger_domain::change::OpKind;
+use outrigger_domain::json::FromObject;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Page;
@@ -33,7 +34,8 @@ pub(crate) struct ErrorBody<'a> {
 pub(crate) struct UploadRequest<'a> {
     /// The changes, in the order in which they are decided.
     #[serde(borrow)]
-    pub(crate) changes: Vec<UploadChange<'a>>,
+    #[schema(value_type = Vec<UploadChange>)]
+    pub(crate) changes: Vec<FromObject<UploadChange<'a>>>,
     /// Apply all of them or none.
     #[serde(default)]
     #[schema(default = false)]
@@ -109,6 +111,13 @@ impl<'a> UploadResponse<'a> {
         let statuses = ids.iter().zip(&verdict.decisions).map(|(&id, decision)| ChangeStatus::new(id, decision));
         Self { accepted: verdict.accepted, highest_server_seq: verdict.head.0, statuses: statuses.collect() }
     }
+
+    /// An answer without statuses as text that goes on with the first of them.
+    pub(crate) fn opened(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        text.truncate(text.len().saturating_sub(b"]}".len()));
+        text
+    }
 }
 
 /// What became of one change.
@@ -133,7 +142,8 @@ pub(crate) struct ChangeStatus<'a> {
 }
 
 impl<'a> ChangeStatus<'a> {
-    fn new(source_change_id: i64, decision: &'a Decision) -> Self {
+    /// What became of the change of that id.
+    pub(crate) fn new(source_change_id: i64, decision: &'a Decision) -> Self {
         let (new_server_version, server_row, invalid, message) = (None, None, None, None);
         let status = Self { source_change_id, status: "", new_server_version, server_row, invalid, message };
         match decision {
@@ -277,10 +287,12 @@ fn reasons() -> Object {
     one_of(Reason::ALL.map(Reason::as_str))
 }
 
-fn ops() -> Object {
+/// The kinds of a change.
+pub(crate) fn ops() -> Object {
     one_of([OpKind::Insert, OpKind::Update, OpKind::Delete].map(OpKind::as_str))
 }
 
-fn one_of<const N: usize>(words: [&str; N]) -> Object {
+/// Text that is one of these words.
+pub(crate) fn one_of<const N: usize>(words: [&str; N]) -> Object {
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).build()
 }

@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use outrigger_application::ports::projection::Failure;
 use outrigger_application::ports::store::{StoreError, SyncStore};
+use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
@@ -132,8 +133,16 @@ impl SyncStore for MemoryStore {
                 && query.until.is_none_or(|until| change.server_id <= until)
         };
         let after = stream.log.range((Bound::Excluded(query.after), Bound::Unbounded)).map(|(_, change)| change);
-        let changes = after.filter(matches).take(query.limit as usize + 1).cloned().collect();
-        Ok(Slice { head: stream.head(), changes })
+        let mut matching = after.filter(matches).peekable();
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES_MAX
+            && changes.len() < query.limit as usize
+            && let Some(change) = matching.next()
+        {
+            bytes += change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
+            changes.push(change.clone());
+        }
+        Ok(Slice { head: stream.head(), changes, more: matching.peek().is_some() })
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

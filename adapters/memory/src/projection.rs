@@ -132,7 +132,9 @@ impl ProjectionStore for MemoryStore {
     ) -> Result<RebuildStep, StoreError> {
         let mut state = self.state();
         let rows_of = |(user, stream): (&UserId, &crate::Stream)| -> Vec<(UserId, RowKey)> {
-            stream.rows.keys().map(|key| (user.clone(), key.clone())).collect()
+            // A tombstone that left nothing of this user's behind has nothing to do with who is there now.
+            let rows = stream.rows.iter().filter(|(_, row)| row.ours || matches!(row.state, RowState::Live(_)));
+            rows.map(|(key, _)| (user.clone(), key.clone())).collect()
         };
         let mut rows: Vec<(UserId, RowKey)> = state.users.iter().flat_map(rows_of).collect();
         rows.retain(|(user, key)| {

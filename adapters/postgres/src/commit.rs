@@ -1,13 +1,23 @@
 //! Writes a plan, or nothing.
 
-use outrigger_application::StoreError;
-use outrigger_domain::{Plan, UserId};
-use sqlx::Row;
-use sqlx::postgres::{PgArguments, Postgres};
-use sqlx::query::Query;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use crate::error::{from_commit, from_sqlx};
-use crate::session::Sessions;
+use outrigger_application::StoreError;
+use outrigger_application::projection::net;
+use outrigger_domain::{Plan, TableName, UserId};
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::PostgresStore;
+use crate::error::{self, from_commit, from_sqlx};
+use crate::projection::careful::Careful;
+use crate::projection::shape::Shape;
+use crate::projection::values::{self, NetChange, Values};
+use crate::projection::{Targets, failures, sql};
+use crate::session;
 use crate::timestamp::TimestampTz;
 
 /// One statement that is its own transaction: a caller that goes away leaves nothing open.
@@ -23,7 +33,7 @@ use crate::timestamp::TimestampTz;
 /// `entry` carries the user, so that the joins on it can only look up whole keys: with a constant, the
 /// planner may prefer to read all rows of the user. `known` is null for an entry that a later one of the same
 /// row supersedes.
-const COMMIT: &str = "
+const WRITES: &str = "
 WITH moved AS (
     UPDATE sync.user_stream SET last_server_id = $3
     WHERE user_id = $1 AND last_server_id = $2
@@ -37,11 +47,13 @@ WITH moved AS (
     SELECT 1 FROM moved UNION ALL SELECT 1 FROM born LIMIT 1
 ), entry AS MATERIALIZED (
     SELECT $1 AS user_id, $2 + e.place AS server_id, e.schema_name, e.table_name, e.op, e.pk_uuid,
-           e.payload::json AS payload, e.source_id, e.source_change_id, e.server_version, e.known
+           e.payload::json AS payload, e.source_id, e.source_change_id, e.server_version, e.known,
+           e.projected
     FROM turn CROSS JOIN unnest(
-        $5::text[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::text[], $11::int8[], $12::int8[], $13::bool[]
+        $5::text[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::text[], $11::int8[], $12::int8[], $13::bool[],
+        $14::bool[]
     ) WITH ORDINALITY AS e (
-        schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id, server_version, known, place
+        schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id, server_version, known, projected, place
     )
 ), logged AS (
     INSERT INTO sync.server_change_log (
@@ -53,13 +65,15 @@ WITH moved AS (
     FROM entry
 ), created AS (
     INSERT INTO sync.sync_row_meta (
-        user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at
+        user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at, projected
     )
-    SELECT user_id, schema_name, table_name, pk_uuid, server_version, op = 'DELETE', $4
+    SELECT user_id, schema_name, table_name, pk_uuid, server_version, op = 'DELETE', $4,
+           coalesce(projected, false)
     FROM entry WHERE NOT known
 ), changed AS (
     UPDATE sync.sync_row_meta m
-    SET server_version = e.server_version, deleted = e.op = 'DELETE', updated_at = $4
+    SET server_version = e.server_version, deleted = e.op = 'DELETE', updated_at = $4,
+        projected = coalesce(e.projected, m.projected)
     FROM entry e
     WHERE e.known AND m.user_id = e.user_id AND m.schema_name = e.schema_name AND m.table_name = e.table_name
       AND m.pk_uuid = e.pk_uuid AND m.server_version < e.server_version
@@ -73,26 +87,188 @@ WITH moved AS (
     DELETE FROM sync.sync_state s USING entry e
     WHERE e.known AND e.op = 'DELETE' AND s.user_id = e.user_id AND s.schema_name = e.schema_name
       AND s.table_name = e.table_name AND s.pk_uuid = e.pk_uuid
-)
+)";
+const ANSWER: &str = "
 SELECT (SELECT count(*) FROM turn),
        1 / ((SELECT count(*) FROM changed) = (SELECT count(*) FROM entry WHERE known))::int4";
+/// The rows that the statement projects have no failures any more.
+const CURED: &str = ", cured AS (
+    DELETE FROM sync.materialize_failures f USING entry e
+    WHERE e.projected IS NOT NULL AND f.user_id = e.user_id AND f.schema_name = e.schema_name
+      AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
+)";
+static COMMIT: LazyLock<Arc<str>> = LazyLock::new(|| format!("{WRITES}{ANSWER}").into());
+/// The number of the first parameter behind those of [`WRITES`].
+const NEXT_PARAMETER: usize = 15;
 
-/// Appends the plan to the user's stream if that still ends where the plan was made.
-pub(crate) async fn commit(sessions: &Sessions, user: &UserId, plan: &Plan) -> Result<(), StoreError> {
-    debug_assert!(!plan.log.is_empty(), "a plan without entries swaps nothing, so it could win along with another");
-    let answer = sessions.rows(statement(user, plan)).await.map_err(from_commit)?;
-    let turns: Result<i64, _> = answer.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
-    let turns = turns.map_err(from_sqlx)?;
-    if turns == 1 { Ok(()) } else { Err(StoreError::Contention) }
+/// What came of writing the sidecar and the business tables in one statement.
+enum Whole {
+    Done,
+    /// Nothing was written; it has to be done in parts.
+    Refused {
+        /// Whether it took too long, so that it is of no use to try the same again.
+        timed_out: bool,
+    },
 }
 
-fn statement<'q>(user: &'q UserId, plan: &'q Plan) -> Query<'q, Postgres, PgArguments> {
+/// Appends the plan to the user's stream if that still ends where the plan was made, and projects its rows.
+pub(crate) async fn commit(store: &PostgresStore, user: &UserId, plan: &Plan) -> Result<(), StoreError> {
+    debug_assert!(!plan.log.is_empty(), "a plan without entries swaps nothing, so it could win along with another");
+    let rows = values::of_plan(plan);
+    let targets = store.projection.targets();
+    if !rows.iter().any(|row| store.projection.projects(&targets, &row.key.table)) {
+        let written = store.sessions.rows(statement(Arc::clone(&COMMIT), user, (plan, None))).await;
+        return won(&written.map_err(from_commit)?);
+    }
+    let started = Instant::now();
+    let mut whole = commit_whole(store, user, (plan, &rows, &targets)).await?;
+    if matches!(whole, Whole::Refused { timed_out: false }) {
+        let changed = store.projection.reload(&store.projecting).await.unwrap_or_else(|error| {
+            tracing::warn!(error = error::describe(&error), "cannot read the catalog of the business tables");
+            false
+        });
+        if changed {
+            whole = commit_whole(store, user, (plan, &rows, &store.projection.targets())).await?;
+        }
+    }
+    if matches!(whole, Whole::Done) {
+        return Ok(());
+    }
+    let bound = store.projection.timeout();
+    let left = bound - started.elapsed().min(bound / 2);
+    let in_parts = async |left: Option<Duration>| {
+        let answer = commit_in_parts(store, user, (plan, &rows, left));
+        let answered = tokio::time::timeout(store.sessions.answer_timeout() + bound, answer).await;
+        answered.unwrap_or_else(|_| Err(session::timed_out().into()))
+    };
+    match in_parts(Some(left)).await {
+        // What a trigger of the app had put off to the very end. The sidecar is written in any case.
+        Err(Failed::AtCommit(_)) => in_parts(None).await.map_err(Failed::into_store),
+        answer => answer.map_err(Failed::into_store),
+    }
+}
+
+/// One statement for all of it.
+async fn commit_whole(
+    store: &PostgresStore,
+    user: &UserId,
+    (plan, rows, targets): (&Plan, &[NetChange<'_>], &Targets),
+) -> Result<Whole, StoreError> {
+    let refused = Whole::Refused { timed_out: false };
+    let mut tables: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>> = BTreeMap::new();
+    for row in rows.iter().filter(|row| store.projection.projects(targets, &row.key.table)) {
+        let table = &row.key.table;
+        let shape =
+            targets.shape(table).ok().filter(|shape| !shape.deferred && store.projection.custom(table).is_none());
+        let Some(values) = shape.and_then(|shape| values::of(shape, *row).ok()) else { return Ok(refused) };
+        tables.entry(table).or_default().push((*row, values));
+    }
+    let names: Vec<&TableName> = tables.keys().copied().collect();
+    let Ok(text) = targets.statement(&names, true, whole_text) else { return Ok(refused) };
+    let mut statement = statement(text, user, (plan, Some(&names)));
+    for (table, rows) in tables {
+        let Ok(shape) = targets.shape(table) else { return Ok(refused) };
+        statement = values::bind(statement, shape, rows);
+    }
+    match store.projecting.rows(statement).await {
+        Ok(answer) => won(&answer).map(|()| Whole::Done),
+        Err(error) if error::is_timeout(&error) => Ok(Whole::Refused { timed_out: true }),
+        Err(error) if error.as_database_error().is_none() => Err(from_commit(error)),
+        Err(error) => match from_commit(error) {
+            error @ (StoreError::Contention | StoreError::Unavailable(_)) => Err(error),
+            // Be it of the sidecar or of a business table: the parts tell.
+            StoreError::Corrupt { .. } | StoreError::Backend(_) => Ok(refused),
+        },
+    }
+}
+
+fn whole_text(shapes: &[&Shape]) -> String {
+    let mut text = WRITES.to_owned();
+    let mut first = NEXT_PARAMETER;
+    for (n, shape) in shapes.iter().enumerate() {
+        first = sql::fragment(&mut text, n, shape, first);
+    }
+    text += CURED;
+    text += ANSWER;
+    for n in 0..shapes.len() {
+        text += &format!(", 1 / ({} = 0)::int4", sql::shortfall(n));
+    }
+    text
+}
+
+/// Why a transaction did not come about.
+enum Failed {
+    Before(StoreError),
+    AtCommit(sqlx::Error),
+}
+
+impl Failed {
+    fn into_store(self) -> StoreError {
+        match self {
+            Self::Before(error) => error,
+            Self::AtCommit(error) => from_commit(error),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Before(from_commit(error))
+    }
+}
+
+/// The sidecar first, and then what can be projected in the time that is left; without any, nothing.
+async fn commit_in_parts(
+    store: &PostgresStore,
+    user: &UserId,
+    (plan, rows, left): (&Plan, &[NetChange<'_>], Option<Duration>),
+) -> Result<(), Failed> {
+    let mut tx = store.sessions.begin().await?;
+    let written = statement(Arc::clone(&COMMIT), user, (plan, None)).fetch_all(tx.connection()).await?;
+    if let Err(lost) = won(&written) {
+        tx.rollback().await?;
+        return Err(Failed::Before(lost));
+    }
+    let (projection, targets) = (&store.projection, &store.projection.targets());
+    let failed = match left {
+        Some(left) => {
+            let careful = Careful { projection, targets, user, rows, deadline: Instant::now() + left };
+            careful.run(tx.connection(), net::groups(plan)).await?
+        }
+        None => {
+            let projected = (0..rows.len()).filter(|&row| projection.projects(targets, &rows[row].key.table));
+            projected.map(|row| (row, "the database refused it at the commit".to_owned())).collect()
+        }
+    };
+    failures::record(tx.connection(), user, plan.at, (rows, &failed)).await?;
+    match tx.commit().await {
+        Err(error @ sqlx::Error::Database(_)) => Err(Failed::AtCommit(error)),
+        ended => Ok(ended?),
+    }
+}
+
+fn won(answer: &[PgRow]) -> Result<(), StoreError> {
+    let turns: Result<i64, _> = answer.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
+    if turns.map_err(from_sqlx)? == 1 { Ok(()) } else { Err(StoreError::Contention) }
+}
+
+/// With the tables whose rows the same statement projects.
+fn statement<'q>(
+    text: Arc<str>,
+    user: &'q UserId,
+    (plan, projected): (&'q Plan, Option<&[&TableName]>),
+) -> Query<'q, Postgres, PgArguments> {
     let log = &plan.log;
     let mut known = vec![None; log.len()];
+    let mut marks = vec![None; log.len()];
     for effect in &plan.rows {
+        let change = &log[effect.entry].change;
         known[effect.entry] = Some(effect.known);
+        if projected.is_some_and(|tables| tables.contains(&&change.row.table)) {
+            marks[effect.entry] = Some(change.op.payload().is_some());
+        }
     }
-    sqlx::query(COMMIT)
+    sqlx::query(AssertSqlSafe(text))
         .bind(user.as_str())
         .bind(plan.head.seq.0)
         .bind(plan.next_head().0)
@@ -106,4 +282,5 @@ fn statement<'q>(user: &'q UserId, plan: &'q Plan) -> Query<'q, Postgres, PgArgu
         .bind(log.iter().map(|entry| entry.change.source_change_id.0).collect::<Vec<_>>())
         .bind(log.iter().map(|entry| entry.version.0).collect::<Vec<_>>())
         .bind(known)
+        .bind(marks)
 }

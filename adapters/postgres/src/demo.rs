@@ -35,6 +35,7 @@ $$";
 impl PostgresStore {
     /// Creates the tables `users` and `posts` of the demo in the schema `public`, unless they are there.
     pub async fn create_demo_tables(&self) -> Result<(), StoreError> {
-        self.sessions.rows(sqlx::query(CREATE)).await.map(drop).map_err(error::from_sqlx)
+        self.sessions.rows(sqlx::query(CREATE)).await.map_err(error::from_sqlx)?;
+        self.projection.reload(&self.sessions).await.map(drop).map_err(error::from_sqlx)
     }
 }

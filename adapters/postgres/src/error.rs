@@ -15,6 +15,8 @@ const UNIQUE_VIOLATION: &str = "23505";
 /// Raised by the commit statement itself, to undo all of it.
 const DIVISION_BY_ZERO: &str = "22012";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+/// By the statement timeout, or by an operator.
+const QUERY_CANCELED: &str = "57014";
 /// `read_only_sql_transaction`: the connection leads to a server that was a primary once and is none now.
 const READ_ONLY: &str = "25006";
 
@@ -71,6 +73,9 @@ pub enum ConnectError {
     /// A migration failed and was undone.
     #[error("cannot migrate the database: {}", brief_migrate(.0))]
     Migrate(#[source] MigrateError),
+    /// A business table is not as the projection needs it.
+    #[error("{0}")]
+    Table(String),
     /// The database refused a question about its state.
     #[error("cannot look into the database: {}", brief(.0))]
     Database(#[from] sqlx::Error),
@@ -140,6 +145,39 @@ pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
 pub(crate) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code != READ_ONLY && !code.starts_with("57P") && !code.starts_with("08"))
+}
+
+/// Whether a statement was stopped because it took too long, or waited too long for a lock.
+pub(crate) fn is_timeout(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == LOCK_NOT_AVAILABLE || code == QUERY_CANCELED)
+}
+
+/// What a row's failure to be projected is recorded as: never the server's text, which may quote values.
+pub(crate) fn describe(error: &sqlx::Error) -> String {
+    let reported = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let Some(reported) = reported else { return "the database did not answer".into() };
+    let what = match reported.code() {
+        QUERY_CANCELED | LOCK_NOT_AVAILABLE => return "timed out".into(),
+        UNIQUE_VIOLATION => "another row has the same unique value",
+        "23503" => "a row that it refers to is missing, or another row still refers to it",
+        "23502" => "must not be null",
+        "23514" => "a check was not passed",
+        "23P01" => "another row excludes it",
+        "22001" => "a text is too long",
+        "22003" => "a number is out of range",
+        "22P02" | "22P03" | "22007" | "22008" | "22023" => "a value is not one of its column's type",
+        DEADLOCK_DETECTED => "it came into a deadlock",
+        "42501" => "the server may not write to the table",
+        "P0001" => "a trigger refused it",
+        _ => "the database refused it",
+    };
+    let subject = match (reported.column(), reported.constraint()) {
+        (Some(column), _) => format!("column {column}: "),
+        (None, Some(constraint)) => format!("constraint {constraint}: "),
+        (None, None) => String::new(),
+    };
+    format!("{subject}{what} (SQLSTATE {})", reported.code())
 }
 
 /// Whether the same call may succeed later.

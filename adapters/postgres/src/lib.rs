@@ -18,17 +18,24 @@ mod error;
 mod load;
 mod migrate;
 mod page;
+mod projection;
 mod session;
 mod timestamp;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outrigger_application::{StoreError, SyncStore};
+use jiff::Timestamp;
+use outrigger_application::ports::projection::{Failure, FailureFilter, RebuildCursor, RebuildStep, Retried};
+use outrigger_application::{ProjectionStore, StoreError, SyncStore, TableConfig};
 use outrigger_domain::window::{PageQuery, Slice};
-use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
+use outrigger_domain::{Plan, Reference, Snapshot, TableName, UserId, Wanted};
 
 pub use error::ConnectError;
+pub use projection::Materializers;
+use projection::Projection;
 use session::Sessions;
 
 /// How long [`PostgresStore::ping`] waits for an answer.
@@ -37,9 +44,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// How the store uses its database.
 ///
 /// What belongs to the connection itself (TLS, `application_name`, `statement-cache-capacity`) is part of the url.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PostgresOptions {
-    /// Connections that the store opens, at the most.
+    /// Connections that the store opens, at the most. With tables to project, half of them are for uploads, and there
+    /// is at least one of either kind.
     pub max_connections: u32,
     /// How long a call waits for a connection, and a start-up for the first one.
     pub acquire_timeout: Duration,
@@ -49,6 +57,28 @@ pub struct PostgresOptions {
     pub migration_timeout: Duration,
     /// Whether to send the settings of a session as it is opened. Some proxies refuse that.
     pub session_settings: bool,
+    /// The registered tables, which are projected as their configuration has it.
+    pub tables: Vec<TableConfig>,
+    /// All the time that the projection of one upload may take. Relies on the settings of the session.
+    pub projection_timeout: Duration,
+    /// What projects the rows of these tables in place of the declarative projection. Constraints are checked at once,
+    /// and the rows are marked as the user's when it has succeeded.
+    pub materializers: Materializers,
+}
+
+impl fmt::Debug for PostgresOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresOptions")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("migration_timeout", &self.migration_timeout)
+            .field("session_settings", &self.session_settings)
+            .field("tables", &self.tables)
+            .field("projection_timeout", &self.projection_timeout)
+            .field("materializers", &self.materializers.keys())
+            .finish()
+    }
 }
 
 impl Default for PostgresOptions {
@@ -59,6 +89,9 @@ impl Default for PostgresOptions {
             statement_timeout: Duration::from_secs(15),
             migration_timeout: Duration::from_secs(60),
             session_settings: true,
+            tables: Vec::new(),
+            projection_timeout: Duration::from_secs(2),
+            materializers: Materializers::new(),
         }
     }
 }
@@ -67,6 +100,9 @@ impl Default for PostgresOptions {
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     sessions: Sessions,
+    /// For commits that project.
+    projecting: Sessions,
+    projection: Arc<Projection>,
 }
 
 impl PostgresStore {
@@ -75,13 +111,21 @@ impl PostgresStore {
         let target = session::target(url, &options)?;
         let mut connection = session::open(&target, options.acquire_timeout).await?;
         migrate::run(&mut connection, options.migration_timeout).await?;
+        let PostgresOptions { tables, materializers, projection_timeout, .. } = options.clone();
+        let projection = Projection::start(&mut connection, tables, (materializers, projection_timeout)).await?;
         session::close(connection).await;
-        Ok(Self { sessions: Sessions::new(target, &options) })
+        let half = if options.tables.is_empty() { 0 } else { options.max_connections / 2 };
+        Ok(Self {
+            projecting: Sessions::new(session::projecting(&target, &options), &options, half.max(1)),
+            sessions: Sessions::new(target, &options, (options.max_connections - half).max(1)),
+            projection: Arc::new(projection),
+        })
     }
 
     /// Closes all connections, waiting for the calls that are under way. Later calls fail.
     pub async fn close(&self) {
         self.sessions.close().await;
+        self.projecting.close().await;
     }
 }
 
@@ -92,7 +136,7 @@ impl SyncStore for PostgresStore {
     }
 
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError> {
-        commit::commit(&self.sessions, user, &plan).await
+        commit::commit(self, user, &plan).await
     }
 
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
@@ -105,5 +149,50 @@ impl SyncStore for PostgresStore {
             Ok(answer) => answer.map(drop).map_err(error::from_sqlx),
             Err(elapsed) => Err(StoreError::Unavailable(elapsed.into())),
         }
+    }
+}
+
+#[async_trait]
+impl ProjectionStore for PostgresStore {
+    async fn refresh_catalog(&self) -> Result<Vec<(TableName, Reference)>, StoreError> {
+        self.projection.reload(&self.sessions).await.map_err(error::from_sqlx)?;
+        let mut tx = self.sessions.begin().await.map_err(error::from_sqlx)?;
+        let found = projection::shape::references(tx.connection(), self.projection.tables()).await;
+        tx.rollback().await.map_err(error::from_sqlx)?;
+        found.map_err(error::from_sqlx)
+    }
+
+    async fn failures(
+        &self,
+        user: &UserId,
+        filter: &FailureFilter,
+        after: i64,
+        limit: u32,
+    ) -> Result<Vec<Failure>, StoreError> {
+        let after = Some((user.clone(), after));
+        projection::failures::list(&self.sessions, filter, (Some(user), after, limit)).await
+    }
+
+    async fn all_failures(
+        &self,
+        filter: &FailureFilter,
+        after: Option<(UserId, i64)>,
+        limit: u32,
+    ) -> Result<Vec<Failure>, StoreError> {
+        projection::failures::list(&self.sessions, filter, (None, after, limit)).await
+    }
+
+    async fn retry(&self, user: &UserId, id: i64) -> Result<Retried, StoreError> {
+        projection::rebuild::retry(self, user, id).await
+    }
+
+    async fn rebuild(
+        &self,
+        table: &TableName,
+        after: Option<RebuildCursor>,
+        limit: u32,
+        at: Timestamp,
+    ) -> Result<RebuildStep, StoreError> {
+        projection::rebuild::rebuild(self, table, (after, limit), at).await
     }
 }

@@ -3,6 +3,7 @@
 use outrigger_application::StoreError;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::ids::BadId;
+use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
@@ -16,32 +17,44 @@ use crate::session::Sessions;
 use crate::timestamp::TimestampTz;
 
 /// One statement, and so one snapshot. The end of the stream stands in every row, and alone where no change matches.
+/// `found` says how many changes there were before those beyond the bytes of a page were left out.
 const PAGE: &str = "
 SELECT h.head, c.server_id, c.schema_name, c.table_name, c.op, c.pk_uuid, c.payload, c.source_id,
-       c.source_change_id, c.server_version, c.ts
+       c.source_change_id, c.server_version, c.ts, c.found
 FROM (SELECT coalesce((SELECT last_server_id FROM sync.user_stream WHERE user_id = $1), 0) AS head) h
 LEFT JOIN LATERAL (
-    SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text AS payload, source_id, source_change_id,
-           server_version, ts
-    FROM sync.server_change_log
-    WHERE user_id = $1 AND server_id > $2 AND server_id <= $3
-      AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
-    ORDER BY server_id
-    LIMIT $6
+    SELECT w.*
+    FROM (
+        SELECT l.*, sum(octet_length(l.payload)) OVER (ORDER BY l.server_id) AS bytes, count(*) OVER () AS found
+        FROM (
+            SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text AS payload, source_id,
+                   source_change_id, server_version, ts
+            FROM sync.server_change_log
+            WHERE user_id = $1 AND server_id > $2 AND server_id <= $3
+              AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
+            ORDER BY server_id
+            LIMIT $6
+        ) l
+    ) w
+    WHERE coalesce(w.bytes - coalesce(octet_length(w.payload), 0), 0) < $7
 ) c ON true";
 
-/// The first matching changes, one more than asked for if there are so many.
+/// The first matching changes.
 pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
+    let limit = query.limit as usize;
     let statement = sqlx::query(PAGE)
         .bind(user.as_str())
         .bind(query.after.0)
         .bind(query.until.map_or(i64::MAX, |until| until.0))
         .bind(query.schema.as_deref())
         .bind(query.exclude.as_ref().map(SourceId::as_str))
-        .bind(i64::from(query.limit) + 1);
+        // One more than asked for, to know whether more match.
+        .bind(i64::from(query.limit) + 1)
+        .bind(PAGE_BYTES_MAX as i64);
     let rows = sessions.rows(statement).await.map_err(from_sqlx)?;
     let first = rows.first().ok_or_else(|| from_sqlx(sqlx::Error::RowNotFound))?;
     let head = StreamHead { seq: ServerSeq(first.try_get(0).map_err(from_sqlx)?) };
+    let found: Option<i64> = first.try_get(11).map_err(from_sqlx)?;
     let mut changes = Vec::with_capacity(rows.len());
     for row in &rows {
         if let Some(server_id) = row.try_get(1).map_err(from_sqlx)? {
@@ -50,7 +63,8 @@ pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) 
     }
     // The order of a subquery is kept in practice, but not by promise.
     changes.sort_unstable_by_key(|change| change.server_id);
-    Ok(Slice { head, changes })
+    changes.truncate(limit);
+    Ok(Slice { head, more: found.unwrap_or(0) as usize > changes.len(), changes })
 }
 
 fn read(row: &PgRow, server_id: i64) -> Result<StreamChange, StoreError> {

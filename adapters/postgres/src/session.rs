@@ -32,9 +32,16 @@ pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOp
     Ok(target)
 }
 
+/// The same for sessions whose statements project: those have half of the bound, and an eighth for each lock.
+pub(crate) fn projecting(target: &PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
+    let ms = |part: u32| (options.projection_timeout / part).as_millis().max(1).to_string();
+    let bounds = [("statement_timeout", ms(2)), ("lock_timeout", ms(8))];
+    if options.session_settings { target.clone().options(bounds) } else { target.clone() }
+}
+
 /// Every statement is a handful of look-ups by a whole key, whatever the arguments. So one plan is made per
 /// connection and kept, and it must not depend on how small the tables were at that time.
-fn settings(statement_timeout: Duration) -> [(&'static str, String); 6] {
+fn settings(statement_timeout: Duration) -> [(&'static str, String); 7] {
     let ms = statement_timeout.as_millis().to_string();
     [
         ("plan_cache_mode", "force_generic_plan".into()),
@@ -43,6 +50,9 @@ fn settings(statement_timeout: Duration) -> [(&'static str, String); 6] {
         ("default_transaction_isolation", "read committed".into()),
         ("statement_timeout", ms.clone()),
         ("idle_in_transaction_session_timeout", ms),
+        // A call that was dropped closes its connection, but the backend would not look at it before the statement
+        // ends: without this, impatient devices and a slow database use up the connections of the server.
+        ("client_connection_check_interval", "500".into()),
     ]
 }
 
@@ -72,9 +82,9 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     /// Opens connections to the target when they are needed.
-    pub(crate) fn new(target: PgConnectOptions, options: &PostgresOptions) -> Self {
+    pub(crate) fn new(target: PgConnectOptions, options: &PostgresOptions, connections: u32) -> Self {
         let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
+            .max_connections(connections)
             .acquire_timeout(options.acquire_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, idle| {
@@ -98,9 +108,49 @@ impl Sessions {
         answer
     }
 
+    /// What a transaction of a few statements may take, beyond which the network or the server is gone.
+    pub(crate) fn answer_timeout(&self) -> Duration {
+        self.answer_timeout
+    }
+
+    /// Opens a transaction. Dropped before its end it closes its connection, whatever that was doing.
+    pub(crate) async fn begin(&self) -> Result<Open, sqlx::Error> {
+        let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
+        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *lease.connection).await?;
+        Ok(Open { lease })
+    }
+
     /// Closes all connections.
     pub(crate) async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// An open transaction.
+pub(crate) struct Open {
+    lease: Lease,
+}
+
+impl Open {
+    /// The connection, inside the transaction.
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.lease.connection
+    }
+
+    /// Makes it last.
+    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
+        self.end("COMMIT").await
+    }
+
+    /// Undoes it.
+    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, how: &'static str) -> Result<(), sqlx::Error> {
+        let ended = sqlx::raw_sql(how).execute(&mut *self.lease.connection).await.map(drop);
+        self.lease.reusable = ended.as_ref().err().is_none_or(error::leaves_connection_usable);
+        ended
     }
 }
 
@@ -122,6 +172,6 @@ impl Drop for Lease {
     }
 }
 
-fn timed_out() -> sqlx::Error {
+pub(crate) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(io::ErrorKind::TimedOut.into())
 }

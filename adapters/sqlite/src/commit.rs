@@ -2,7 +2,7 @@
 
 use outrigger_application::ports::store::StoreError;
 use outrigger_domain::{Plan, UserId};
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, params};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -10,7 +10,7 @@ use crate::error::Failure;
 
 /// Writes the plan, or fails with [`StoreError::Contention`] before anything is written. After any other
 /// failure the transaction holds part of the plan and must be rolled back.
-pub(crate) fn write(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<(), Failure> {
+pub(crate) fn write(tx: &Connection, user: &UserId, plan: &Plan) -> Result<(), Failure> {
     let at = format!("{:.6}", plan.at);
     advance(tx, user, plan)?;
     append(tx, user, plan, &at)?;
@@ -18,7 +18,7 @@ pub(crate) fn write(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<
 }
 
 /// Moves the end of the stream: the compare and swap on which all of a user's order rests.
-fn advance(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<(), Failure> {
+fn advance(tx: &Connection, user: &UserId, plan: &Plan) -> Result<(), Failure> {
     let (before, after) = (plan.head.seq.0, plan.next_head().0);
     let moved = if before == 0 {
         tx.prepare_cached("INSERT INTO user_stream (user_id, last_server_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
@@ -30,7 +30,7 @@ fn advance(tx: &Transaction<'_>, user: &UserId, plan: &Plan) -> Result<(), Failu
     if moved == 1 { Ok(()) } else { Err(Failure(StoreError::Contention)) }
 }
 
-fn append(tx: &Transaction<'_>, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+fn append(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
     let mut insert = tx.prepare_cached(
         "INSERT INTO server_change_log (user_id, server_id, schema_name, table_name, op, pk_uuid, source_id, \
          source_change_id, server_version, ts, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
@@ -54,7 +54,7 @@ fn append(tx: &Transaction<'_>, user: &UserId, plan: &Plan, at: &str) -> Result<
     Ok(())
 }
 
-fn put_rows(tx: &Transaction<'_>, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+fn put_rows(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
     let mut insert_meta = tx.prepare_cached(
         "INSERT INTO sync_row_meta (user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -31,6 +31,9 @@ pub enum OpenError {
         /// The journal mode that SQLite stays in.
         mode: String,
     },
+    /// A table that is to be projected cannot be.
+    #[error("{0}")]
+    Table(String),
     /// SQLite refused.
     #[error("cannot open the database {path}: {source}", path = path.display())]
     Sqlite {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use std::{num::NonZeroUsize, thread};
 
 use async_trait::async_trait;
+use outrigger_application::TableConfig;
 use outrigger_application::ports::store::{StoreError, SyncStore};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
@@ -20,12 +21,16 @@ mod commit;
 mod demo;
 mod error;
 mod migrate;
+mod projection;
 mod read;
 mod readers;
+mod transaction;
 mod writer;
 
 pub use error::OpenError;
 use migrate::Refused;
+pub use projection::Materializers;
+use projection::Projection;
 use readers::Readers;
 use writer::Writer;
 
@@ -47,7 +52,7 @@ pub enum Synchronous {
 }
 
 /// How a [`SqliteStore`] uses its file.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SqliteOptions {
     /// What an answered commit survives.
     pub synchronous: Synchronous,
@@ -56,13 +61,27 @@ pub struct SqliteOptions {
     /// How long to wait for another process that holds the file's write lock. After that a commit
     /// fails with [`StoreError::Unavailable`].
     pub busy_timeout: Duration,
+    /// The registered tables; those whose business tables exist are projected. The business table of `public.users` is
+    /// the table `users`, that of `shop.users` the table `"shop.users"`, with the dot in its name.
+    pub tables: Vec<TableConfig>,
+    /// How long the projection of one upload may take.
+    pub projection_timeout: Duration,
+    /// What projects a table instead of the projection by its columns.
+    pub materializers: Materializers,
 }
 
 impl Default for SqliteOptions {
     fn default() -> Self {
         // Reads that the page cache answers are bound by cores, others by the disk.
         let readers = thread::available_parallelism().map_or(4, NonZeroUsize::get).clamp(4, 16);
-        Self { synchronous: Synchronous::Full, readers, busy_timeout: Duration::from_secs(5) }
+        Self {
+            synchronous: Synchronous::Full,
+            readers,
+            busy_timeout: Duration::from_secs(5),
+            tables: Vec::new(),
+            projection_timeout: Duration::from_secs(2),
+            materializers: Materializers::new(),
+        }
     }
 }
 
@@ -84,7 +103,9 @@ impl SqliteStore {
         let writer = open_writer(path, &options)?;
         let readers = (0..options.readers.max(1)).map(|_| open_reader(path, &options)).collect::<Result<_, _>>();
         let readers = Arc::new(Readers::new(readers.map_err(sqlite)?));
-        Ok(Self { readers, writer: Writer::start(writer)? })
+        let SqliteOptions { tables, materializers, projection_timeout, .. } = options;
+        let projection = Projection::start(&writer, tables, materializers, projection_timeout)?;
+        Ok(Self { readers, writer: Writer::start(writer, projection)? })
     }
 }
 
@@ -110,8 +131,8 @@ impl SyncStore for SqliteStore {
     }
 }
 
-/// Statements that a connection keeps prepared: more than there are in this crate.
-const STATEMENTS: usize = 32;
+/// Statements that a connection keeps prepared: more than there are in this crate, and some for business tables.
+const STATEMENTS: usize = 128;
 
 /// Pages in the write-ahead log after which a commit moves them into the file: 16 MiB of 4 KiB pages. The more
 /// there are, the more commits share one write of a page that many of them change.
@@ -159,6 +180,8 @@ fn try_open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, R
     // 32 MiB: what a full round changes fits, and is not written to the log before its time.
     connection.pragma_update(None, "cache_size", -32 * 1024)?;
     migrate::migrate(&mut connection)?;
+    // Not left to how SQLite was built: the business tables' foreign keys are the app's word.
+    connection.pragma_update(None, "foreign_keys", true)?;
     Ok(connection)
 }
 

@@ -19,7 +19,7 @@ macro_rules! migration {
     };
 }
 
-const MIGRATIONS: &[Migration] = &[migration!("0001_sidecar")];
+const MIGRATIONS: &[Migration] = &[migration!("0001_sidecar"), migration!("0002_materialize")];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sync_schema_migrations (
     number     INTEGER NOT NULL PRIMARY KEY,

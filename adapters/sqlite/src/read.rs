@@ -1,6 +1,7 @@
 //! The statements that read, each call in one transaction, so that it sees one moment.
 
 use outrigger_domain::change::OpKind;
+use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead, WantedRow};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
@@ -46,7 +47,7 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
 
 /// The first changes that match the query. The payload of a change that is filtered out is not read.
 pub(crate) fn page(tx: &Transaction<'_>, user: &UserId, query: &PageQuery) -> Result<Slice, Failure> {
-    let mut slice = Slice { head: head(tx, user)?, changes: Vec::new() };
+    let mut slice = Slice { head: head(tx, user)?, ..Slice::default() };
     let until = query.until.unwrap_or(slice.head.seq);
     let mut statement = tx.prepare_cached(
         "SELECT server_id, op, schema_name, table_name, pk_uuid, server_version, source_id, source_change_id, ts, \
@@ -54,10 +55,18 @@ pub(crate) fn page(tx: &Transaction<'_>, user: &UserId, query: &PageQuery) -> Re
          AND (?4 IS NULL OR schema_name = ?4) AND (?5 IS NULL OR source_id <> ?5) ORDER BY server_id LIMIT ?6",
     )?;
     let (schema, exclude) = (query.schema.as_deref(), query.exclude.as_ref().map(SourceId::as_str));
+    // One more than asked for, to know whether more match.
     let limit = i64::from(query.limit) + 1;
     let mut rows = statement.query(params![user.as_str(), query.after.0, until.0, schema, exclude, limit])?;
+    let mut bytes = 0;
     while let Some(row) = rows.next()? {
-        slice.changes.push(change(row)?);
+        if slice.changes.len() == query.limit as usize || bytes >= PAGE_BYTES_MAX {
+            slice.more = true;
+            break;
+        }
+        let change = change(row)?;
+        bytes += change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
+        slice.changes.push(change);
     }
     Ok(slice)
 }
@@ -122,24 +131,24 @@ fn change(row: &Row<'_>) -> Result<StreamChange, Failure> {
     })
 }
 
-fn op(row: &Row<'_>, column: usize) -> Result<OpKind, Failure> {
+pub(crate) fn op(row: &Row<'_>, column: usize) -> Result<OpKind, Failure> {
     parsed(row, column, |text| OpKind::parse(text).ok_or("no op"))
 }
 
 /// A row's key, from three columns on.
-fn row_key(row: &Row<'_>, column: usize) -> Result<RowKey, Failure> {
+pub(crate) fn row_key(row: &Row<'_>, column: usize) -> Result<RowKey, Failure> {
     let schema = row.get_ref(column)?.as_str()?;
     let table = parsed(row, column + 1, |table| TableName::parse(Some(schema), table))?;
     Ok(RowKey { table, pk: parsed(row, column + 2, Uuid::try_parse)? })
 }
 
-fn payload(row: &Row<'_>, column: usize) -> Result<Option<Payload>, Failure> {
+pub(crate) fn payload(row: &Row<'_>, column: usize) -> Result<Option<Payload>, Failure> {
     let Some(text) = row.get::<_, Option<String>>(column)? else { return Ok(None) };
     let payload = Payload::from_text(text).ok_or_else(|| Failure::corrupt("a payload is no JSON object"))?;
     Ok(Some(payload))
 }
 
-fn parsed<T, E: std::fmt::Display>(
+pub(crate) fn parsed<T, E: std::fmt::Display>(
     row: &Row<'_>,
     column: usize,
     parse: impl Fn(&str) -> Result<T, E>,

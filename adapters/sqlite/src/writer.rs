@@ -4,17 +4,18 @@
 //! connection lives in a thread of its own, and the plans that arrive while it is busy share the next
 //! transaction (group commit). Nothing waits for company: a plan that comes alone is written at once.
 
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::{io, slice};
 
 use outrigger_application::ports::store::StoreError;
 use outrigger_domain::{Op, Plan, UserId};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::commit;
-use crate::error::store_error;
+use crate::error::{Failure, store_error};
+use crate::projection::{Commit, Projection, Task, careful};
+use crate::transaction::Transaction;
 
 /// Plans that wait for the writer, at the most. More callers wait for a place.
 const QUEUE_PLANS_MAX: usize = 1_024;
@@ -25,18 +26,29 @@ const ROUND_BYTES_MAX: usize = 8 * 1024 * 1024;
 const CHANGE_BYTES: usize = 512;
 
 type Answer = Result<(), StoreError>;
+type Call = Box<dyn FnOnce(&mut Connection, &mut Projection) + Send>;
 
-struct Job {
+enum Job {
+    Plan(PlanJob),
+    /// Anything else that writes; it has the connection to itself.
+    Call(Call),
+}
+
+struct PlanJob {
     user: UserId,
     plan: Plan,
     answer: oneshot::Sender<Answer>,
 }
 
-impl Job {
+impl PlanJob {
     /// A payload counts twice: it goes into the log and becomes the row's state.
     fn bytes(&self) -> usize {
         let payload = |op: &Op| op.payload().map_or(0, |payload| payload.as_str().len());
         self.plan.log.iter().map(|entry| CHANGE_BYTES + 2 * payload(&entry.change.op)).sum()
+    }
+
+    fn task(&self) -> Commit<'_> {
+        Commit { user: &self.user, plan: &self.plan }
     }
 }
 
@@ -61,8 +73,8 @@ impl Drop for JoinOnDrop {
 
 impl Writer {
     /// Starts the thread that owns this connection from now on.
-    pub(crate) fn start(connection: Connection) -> io::Result<Self> {
-        Self::start_with(move |jobs| run(connection, jobs))
+    pub(crate) fn start(connection: Connection, projection: Projection) -> io::Result<Self> {
+        Self::start_with(move |jobs| run(connection, projection, jobs))
     }
 
     fn start_with(body: impl FnOnce(mpsc::Receiver<Job>) + Send + 'static) -> io::Result<Self> {
@@ -74,7 +86,21 @@ impl Writer {
     /// Writes the plan. Once it has a place in the queue it is written even if the caller goes away.
     pub(crate) async fn commit(&self, user: &UserId, plan: Plan) -> Answer {
         let (answer, answered) = oneshot::channel();
-        self.jobs.send(Job { user: user.clone(), plan, answer }).await.map_err(|_| dead())?;
+        self.jobs.send(Job::Plan(PlanJob { user: user.clone(), plan, answer })).await.map_err(|_| dead())?;
+        answered.await.unwrap_or_else(|_| Err(dead()))
+    }
+
+    /// Runs something with the connection. Once it has a place in the queue it is run even if the caller goes away.
+    pub(crate) async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut Connection, &mut Projection) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |connection, projection| {
+            // A caller that has gone away does not hear the answer.
+            let _ = answer.send(call(connection, projection).map_err(|failure| failure.0));
+        });
+        self.jobs.send(Job::Call(call)).await.map_err(|_| dead())?;
         answered.await.unwrap_or_else(|_| Err(dead()))
     }
 
@@ -88,34 +114,50 @@ fn dead() -> StoreError {
     StoreError::Unavailable("the database's writer has died".into())
 }
 
-fn run(mut connection: Connection, mut jobs: mpsc::Receiver<Job>) {
+fn run(mut connection: Connection, mut projection: Projection, mut jobs: mpsc::Receiver<Job>) {
     while let Some(round) = next_round(&mut jobs) {
-        let answers = write_round(&mut connection, &round);
-        for (job, answer) in round.into_iter().zip(answers) {
+        let answers = write_round(&mut connection, &mut projection, &round.plans);
+        for (job, answer) in round.plans.into_iter().zip(answers) {
             // A caller that has gone away does not hear the answer.
             let _ = job.answer.send(answer);
+        }
+        if let Some(call) = round.call {
+            call(&mut connection, &mut projection);
         }
     }
 }
 
+/// Plans that are written together, and the call that came behind them.
+#[derive(Default)]
+struct Round {
+    plans: Vec<PlanJob>,
+    call: Option<Call>,
+}
+
 /// Waits for a job and takes those that wait behind it. None when the store is closed.
-fn next_round(jobs: &mut mpsc::Receiver<Job>) -> Option<Vec<Job>> {
-    let first = jobs.blocking_recv()?;
-    let mut bytes = first.bytes();
-    let mut round = vec![first];
-    while bytes < ROUND_BYTES_MAX
-        && let Ok(job) = jobs.try_recv()
-    {
-        bytes += job.bytes();
-        round.push(job);
+fn next_round(jobs: &mut mpsc::Receiver<Job>) -> Option<Round> {
+    let (mut round, mut bytes) = (Round::default(), 0);
+    let mut next = Some(jobs.blocking_recv()?);
+    while let Some(job) = next {
+        match job {
+            Job::Plan(plan) => {
+                bytes += plan.bytes();
+                round.plans.push(plan);
+            }
+            Job::Call(call) => {
+                round.call = Some(call);
+                break;
+            }
+        }
+        next = if bytes < ROUND_BYTES_MAX { jobs.try_recv().ok() } else { None };
     }
     Some(round)
 }
 
 /// Why a round was not written.
 enum Broken {
-    /// One of its plans cannot be written.
-    Plan(StoreError),
+    /// One of its plans cannot be written, or not be projected as a whole.
+    Plan,
     /// The transaction could not be begun or committed.
     Transaction(rusqlite::Error),
 }
@@ -124,30 +166,51 @@ enum Broken {
 ///
 /// A plan that fails undoes the transaction, since SQLite's worst errors do so anyway, and each plan is written
 /// again alone. That happens about never, and costs the others a delay instead of a savepoint each.
-fn write_round(connection: &mut Connection, round: &[Job]) -> Vec<Answer> {
-    match try_round(connection, round) {
-        Ok(answers) => answers,
-        Err(Broken::Plan(error)) if round.len() == 1 => vec![Err(error)],
-        Err(Broken::Plan(_)) => round.iter().flat_map(|job| write_round(connection, slice::from_ref(job))).collect(),
-        Err(Broken::Transaction(error)) => {
-            let shared = Arc::new(error);
-            round.iter().map(|_| Err(store_error(Arc::clone(&shared)))).collect()
+fn write_round(connection: &mut Connection, projection: &mut Projection, round: &[PlanJob]) -> Vec<Answer> {
+    if round.len() > 1 {
+        match try_round(connection, projection, round) {
+            Ok(answers) => return answers,
+            Err(Broken::Plan) => {}
+            Err(Broken::Transaction(error)) => {
+                let shared = Arc::new(error);
+                return round.iter().map(|_| Err(store_error(Arc::clone(&shared)))).collect();
+            }
         }
     }
+    let mut alone = |job: &PlanJob| match careful::run(connection, projection, &job.task()) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(failure.0),
+    };
+    round.iter().map(&mut alone).collect()
 }
 
-fn try_round(connection: &mut Connection, round: &[Job]) -> Result<Vec<Answer>, Broken> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(Broken::Transaction)?;
+fn try_round(
+    connection: &mut Connection,
+    projection: &mut Projection,
+    round: &[PlanJob],
+) -> Result<Vec<Answer>, Broken> {
+    let tx = Transaction::begin(connection).map_err(Broken::Transaction)?;
+    projection.enter(tx.connection).map_err(|_| Broken::Plan)?;
     let mut answers = Vec::with_capacity(round.len());
     for job in round {
-        match commit::write(&tx, &job.user, &job.plan).map_err(|failure| failure.0) {
+        let task = job.task();
+        match task.write(tx.connection, projection) {
+            Ok(rows) if rows.is_empty() => answers.push(Ok(())),
+            Ok(rows) => {
+                let mut budget = projection.timeout();
+                projection.whole_within(tx.connection, &task, &rows, &mut budget).map_err(|_| Broken::Plan)?;
+                answers.push(Ok(()));
+            }
             // Contention is found before anything is written, so there is nothing to undo.
-            answer @ (Ok(()) | Err(StoreError::Contention)) => answers.push(answer),
-            Err(error) => return Err(Broken::Plan(error)),
+            Err(Failure(StoreError::Contention)) => answers.push(Err(StoreError::Contention)),
+            Err(_) => return Err(Broken::Plan),
         }
     }
-    tx.commit().map_err(Broken::Transaction)?;
-    Ok(answers)
+    match tx.commit() {
+        Ok(()) => Ok(answers),
+        Err(error) if careful::is_constraint(&error) => Err(Broken::Plan),
+        Err(error) => Err(Broken::Transaction(error)),
+    }
 }
 
 #[cfg(test)]
@@ -167,7 +230,7 @@ mod tests {
     }
 
     /// A job that writes about so many bytes.
-    fn job_of(bytes: usize) -> Job {
+    fn job_of(bytes: usize) -> PlanJob {
         let payload = Payload::from_text(format!("{{\"a\":\"{}\"}}", "x".repeat(bytes / 2))).unwrap();
         let row = RowKey { table: TableName::parse(None, "users").unwrap(), pk: Uuid::nil() };
         let (source_change_id, base) = (SourceChangeId(1), RowVersion(0));
@@ -175,7 +238,7 @@ mod tests {
         let source = SourceId::parse("phone").unwrap();
         let (user, mut plan) = job();
         plan.log.push(LogEntry { server_id: ServerSeq(1), source, change, version: RowVersion(1) });
-        Job { user, plan, answer: oneshot::channel().0 }
+        PlanJob { user, plan, answer: oneshot::channel().0 }
     }
 
     #[test]
@@ -183,10 +246,10 @@ mod tests {
         let (jobs, mut queue) = mpsc::channel(QUEUE_PLANS_MAX);
         let third = ROUND_BYTES_MAX / 3;
         for bytes in [10, 10, third, third, third, 10, 3 * ROUND_BYTES_MAX, 10] {
-            jobs.try_send(job_of(bytes)).unwrap();
+            jobs.try_send(Job::Plan(job_of(bytes))).unwrap();
         }
         drop(jobs);
-        let rounds: Vec<usize> = std::iter::from_fn(|| next_round(&mut queue)).map(|round| round.len()).collect();
+        let rounds: Vec<usize> = std::iter::from_fn(|| next_round(&mut queue)).map(|round| round.plans.len()).collect();
         assert_eq!(rounds, [5, 2, 1]);
     }
 

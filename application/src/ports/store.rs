@@ -59,7 +59,8 @@ pub trait SyncStore: Send + Sync {
 
     /// The first changes of the user's stream that match the query, and the stream's end as of the same moment.
     ///
-    /// At most `query.limit + 1` changes, in ascending order; fewer only if no more match.
+    /// Ascending, at most `query.limit` changes, and fewer only if no more match or their payloads come to
+    /// [`PAGE_BYTES_MAX`](outrigger_domain::limits::PAGE_BYTES_MAX); at least one if any matches.
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError>;
 
     /// Whether the storage answers.

@@ -1,10 +1,12 @@
 //! The keys of the configuration, with their types and defaults.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::{fmt, str::FromStr};
 
+use outrigger_application::Materialize;
 use outrigger_domain::TableName;
 use outrigger_domain::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, UPLOAD_CHANGES_MAX};
 use serde::{Deserialize, Deserializer, de};
@@ -28,7 +30,8 @@ pub(crate) struct Settings {
     pub(crate) sqlite: Sqlite,
     pub(crate) postgres: Postgres,
     pub(crate) auth: Auth,
-    pub(crate) tables: Vec<Table>,
+    pub(crate) projection: Projection,
+    pub(super) tables: Vec<Table>,
 }
 
 impl Default for Settings {
@@ -44,6 +47,7 @@ impl Default for Settings {
             sqlite: Sqlite::default(),
             postgres: Postgres::default(),
             auth: Auth::default(),
+            projection: Projection::default(),
             tables: Vec::new(),
         }
     }
@@ -104,12 +108,67 @@ pub(crate) struct Auth {
     pub(crate) leeway_s: Option<u32>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Projection {
+    pub(crate) timeout_ms: NonZeroU32,
+    pub(crate) catalog_refresh_s: NonZeroU32,
+}
+
+impl Default for Projection {
+    fn default() -> Self {
+        const fn limit(value: u32) -> NonZeroU32 {
+            NonZeroU32::new(value).expect("the default is not zero")
+        }
+        const { Self { timeout_ms: limit(2_000), catalog_refresh_s: limit(5) } }
+    }
+}
+
 /// One `[[tables]]` entry.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Table {
-    #[serde(deserialize_with = "table_name")]
-    pub(crate) name: TableName,
+pub(super) struct Table {
+    pub(super) name: Name,
+    #[serde(default)]
+    pub(super) references: BTreeMap<String, Name>,
+    #[serde(default)]
+    pub(super) materialize: MaterializeSetting,
+    pub(super) owner_column: Option<String>,
+}
+
+/// `table` or `schema.table`
+#[derive(Deserialize)]
+pub(super) struct Name(#[serde(deserialize_with = "table_name")] pub(super) TableName);
+
+/// `true`, `false` or `"required"`
+#[derive(Default)]
+pub(super) struct MaterializeSetting(pub(super) Materialize);
+
+impl<'de> Deserialize<'de> for MaterializeSetting {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Materialize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or \"required\"")
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Materialize, E> {
+                Ok(if value { Materialize::IfPresent } else { Materialize::Off })
+            }
+
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Materialize, E> {
+                if value == "required" {
+                    return Ok(Materialize::Required);
+                }
+                Err(E::invalid_value(de::Unexpected::Str(value), &self))
+            }
+        }
+
+        from.deserialize_any(Visitor).map(Self)
+    }
 }
 
 /// An IP address and a port.

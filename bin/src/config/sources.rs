@@ -10,7 +10,7 @@ use figment::{Figment, Metadata, Profile, Provider, Source};
 
 use super::ConfigError;
 use super::settings::Settings;
-use crate::cli::ServeArgs;
+use crate::cli::Flags;
 
 /// The file that is read if no other is named.
 const DEFAULT_FILE: &str = "outrigger.toml";
@@ -24,7 +24,7 @@ const FOREIGN: [&str; 3] = ["PORT", "SERVICE_", "TEST_"];
 
 /// All settings, and the file that some of them were read from.
 pub(super) fn read(
-    flags: &ServeArgs,
+    flags: &Flags,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(Settings, Option<PathBuf>), ConfigError> {
     let file = flags.config.clone().or_else(|| Path::new(DEFAULT_FILE).exists().then(|| DEFAULT_FILE.into()));

@@ -1,13 +1,15 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
+use outrigger_application::Materialize;
+
 use super::*;
 
 const SECRET: &str = "01234567890123456789012345678901";
 
-fn config(flags: ServeArgs, environment: &[(&str, &str)]) -> Result<Config, String> {
+fn config(flags: Flags, environment: &[(&str, &str)]) -> Result<Config, String> {
     let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-    load(&flags, environment).map_err(|error| error.to_string())
+    load(&flags, environment, Purpose::Serve).map_err(|error| error.to_string())
 }
 
 /// The configuration that stands in a file, with nothing beside it.
@@ -15,7 +17,7 @@ fn file(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outrigger.toml");
     std::fs::write(&path, text).unwrap();
-    config(ServeArgs { config: Some(path), ..ServeArgs::default() }, environment)
+    config(Flags { config: Some(path), ..Flags::default() }, environment)
 }
 
 #[track_caller]
@@ -29,12 +31,12 @@ fn refused(result: Result<Config, String>, parts: &[&str]) {
 
 #[test]
 fn without_any_configuration_it_is_a_demo_on_a_file() {
-    let config = config(ServeArgs::default(), &[("PATH", "/bin"), ("HOME", "/root")]).unwrap();
+    let config = config(Flags::default(), &[("PATH", "/bin"), ("HOME", "/root")]).unwrap();
     assert!(config.demo);
     assert_eq!(config.secret, None);
     assert!(config.settings.database_url == DatabaseUrl::Sqlite("outrigger.db".into()));
     assert_eq!(config.settings.listen.0.to_string(), "127.0.0.1:8080");
-    let names: Vec<String> = config.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+    let names: Vec<String> = config.tables.iter().map(|config| config.table.name.to_string()).collect();
     assert_eq!(names, ["public.users", "public.posts"]);
 }
 
@@ -51,7 +53,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_default() {
     assert_eq!(in_environment.secret, Some("e".repeat(32)));
     assert_eq!(in_environment.settings.drain_timeout_s, 1);
 
-    let flags = ServeArgs { listen: "127.0.0.1:3".parse().ok(), demo: Some(true), ..ServeArgs::default() };
+    let flags = Flags { listen: "127.0.0.1:3".parse().ok(), demo: Some(true), ..Flags::default() };
     let in_flags = config(flags, &environment).unwrap();
     assert_eq!(in_flags.settings.listen.0.port(), 3);
     assert_eq!(in_flags.settings.log.0, "b");
@@ -63,7 +65,7 @@ fn a_variable_with_our_prefix_wins_over_the_shared_one() {
     for (ours, shared) in [(0, 1), (1, 0)] {
         let mut environment = [("OUTRIGGER_DATABASE_URL", "memory:"), ("DATABASE_URL", "postgres://x/y")];
         environment.swap(ours, shared);
-        let config = config(ServeArgs::default(), &environment).unwrap();
+        let config = config(Flags::default(), &environment).unwrap();
         assert!(config.settings.database_url == DatabaseUrl::Memory);
     }
 }
@@ -88,12 +90,14 @@ fn every_key_can_come_from_the_environment() {
         ("OUTRIGGER_AUTH__ISSUER", "1"),
         ("OUTRIGGER_AUTH__AUDIENCE", "true"),
         ("OUTRIGGER_AUTH__LEEWAY_S", "4"),
+        ("OUTRIGGER_PROJECTION__TIMEOUT_MS", "900"),
+        ("OUTRIGGER_PROJECTION__CATALOG_REFRESH_S", "6"),
         ("OUTRIGGER_TABLES", r#"[{name="business.posts"}, {name="users"}]"#),
     ];
     for (name, _) in variables {
         assert!(include_str!("../../../README.md").contains(&format!("`{name}")), "the README does not name {name}");
     }
-    let config = config(ServeArgs::default(), &variables).unwrap();
+    let config = config(Flags::default(), &variables).unwrap();
     let settings = &config.settings;
     assert_eq!(settings.listen.0.to_string(), "[::1]:9");
     assert!(settings.database_url == DatabaseUrl::Sqlite(PathBuf::from("/tmp/x.db")));
@@ -107,8 +111,10 @@ fn every_key_can_come_from_the_environment() {
     assert_eq!(config.secret, Some(digits));
     assert_eq!((settings.auth.issuer.as_deref(), settings.auth.audience.as_deref()), (Some("1"), Some("true")));
     assert_eq!(settings.auth.leeway_s, Some(4));
+    let projection = &settings.projection;
+    assert_eq!((projection.timeout_ms.get(), projection.catalog_refresh_s.get()), (900, 6));
     assert!(!config.demo);
-    assert_eq!(config.catalog.tables().len(), 2);
+    assert_eq!(config.tables.len(), 2);
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn variables_that_kubernetes_or_the_tests_set_are_not_ours() {
         ("OUTRIGGER_SERVICE_HOST", "x"),
         ("OUTRIGGER_TEST_POSTGRES_URL", "x"),
     ];
-    assert!(config(ServeArgs::default(), &foreign).is_ok());
+    assert!(config(Flags::default(), &foreign).is_ok());
 }
 
 #[test]
@@ -126,7 +132,7 @@ fn a_misspelt_key_is_named_with_its_place() {
     refused(file("listn = '127.0.0.1:1'", &[]), &["listn", "outrigger.toml", "listen, database_url"]);
     refused(file("[auth]\nsecret = 'x'", &[]), &["auth.secret", "jwt_secret"]);
     refused(file("[[tables]]\nname = 'a'\nreference = 1", &[]), &["tables.0.reference", "outrigger.toml"]);
-    refused(config(ServeArgs::default(), &[("OUTRIGGER_LISTN", "x")]), &["listn", "OUTRIGGER_LISTN"]);
+    refused(config(Flags::default(), &[("OUTRIGGER_LISTN", "x")]), &["listn", "OUTRIGGER_LISTN"]);
 }
 
 #[test]
@@ -148,6 +154,16 @@ fn a_wrong_value_is_a_sentence_that_names_the_key() {
         ("[[tables]]\nname = 'a-b'", ["tables.0.name", "\"a-b\""]),
         ("[[tables]]", ["tables.0.name", "missing"]),
         ("[[tables]]\nname = 'a'\n[[tables]]\nname = 'Public.A'", ["tables", "public.a is named twice"]),
+        ("[[tables]]\nname = 'a'\nmaterialize = 'maybe'", ["tables.0.materialize", "true, false or \"required\""]),
+        ("[[tables]]\nname = 'a'\nmaterialize = 1", ["tables.0.materialize", "true, false or \"required\""]),
+        ("[[tables]]\nname = 'a'\nreferences = 'b'", ["tables.0.references", "must be"]),
+        ("[[tables]]\nname = 'a'\nreferences = { b_id = 'b-c' }", ["tables.0.references.b_id", "\"b-c\""]),
+        ("[[tables]]\nname = 'a'\nreferences = { \"b id\" = 'b' }", ["tables.0.references", "\"b id\""]),
+        ("[[tables]]\nname = 'a'\nowner_column = 'a.b'", ["tables.0.owner_column", "\"a.b\""]),
+        ("[[tables]]\nname = 'a'\nowner_column = ''", ["tables.0.owner_column", "\"\""]),
+        ("[projection]\ntimeout_ms = 0", ["projection.timeout_ms", "1 or more"]),
+        ("[projection]\ntimeout_ms = 10001", ["projection.timeout_ms", "10000 at the most"]),
+        ("[projection]\ncatalog_refresh_s = 0", ["projection.catalog_refresh_s", "1 or more"]),
         ("listen", ["config", "line 1"]),
     ] {
         refused(file(text, &[("JWT_SECRET", SECRET)]), &parts);
@@ -156,20 +172,20 @@ fn a_wrong_value_is_a_sentence_that_names_the_key() {
 
 #[test]
 fn a_file_that_was_named_has_to_be_there() {
-    let flags = ServeArgs { config: Some("no/such.toml".into()), ..ServeArgs::default() };
+    let flags = Flags { config: Some("no/such.toml".into()), ..Flags::default() };
     refused(config(flags, &[]), &["config", "no/such.toml"]);
 }
 
 #[test]
 fn outside_demo_mode_the_secret_has_32_bytes() {
     refused(file("", &[]), &["auth.jwt_secret is missing"]);
-    refused(config(ServeArgs::default(), &[("JWT_SECRET", "")]), &["auth.jwt_secret", "0 bytes"]);
-    refused(config(ServeArgs::default(), &[("JWT_SECRET", &SECRET[1..])]), &["auth.jwt_secret", "31 bytes"]);
-    refused(config(ServeArgs::default(), &[("OUTRIGGER_DEMO", "false")]), &["auth.jwt_secret is missing"]);
-    refused(config(ServeArgs::default(), &[("OUTRIGGER_LISTEN", "0.0.0.0:1")]), &["auth.jwt_secret is missing"]);
-    let config = config(ServeArgs::default(), &[("JWT_SECRET", SECRET)]).unwrap();
+    refused(config(Flags::default(), &[("JWT_SECRET", "")]), &["auth.jwt_secret", "0 bytes"]);
+    refused(config(Flags::default(), &[("JWT_SECRET", &SECRET[1..])]), &["auth.jwt_secret", "31 bytes"]);
+    refused(config(Flags::default(), &[("OUTRIGGER_DEMO", "false")]), &["auth.jwt_secret is missing"]);
+    refused(config(Flags::default(), &[("OUTRIGGER_LISTEN", "0.0.0.0:1")]), &["auth.jwt_secret is missing"]);
+    let config = config(Flags::default(), &[("JWT_SECRET", SECRET)]).unwrap();
     assert!(!config.demo);
-    assert!(config.catalog.tables().is_empty());
+    assert!(config.tables.is_empty());
 }
 
 #[test]
@@ -183,12 +199,51 @@ fn a_secret_is_never_repeated() {
 #[test]
 fn a_demo_stays_on_this_machine() {
     let everywhere = [("OUTRIGGER_LISTEN", "0.0.0.0:8080"), ("OUTRIGGER_DEMO", "true"), ("JWT_SECRET", SECRET)];
-    refused(config(ServeArgs::default(), &everywhere), &["demo", "0.0.0.0:8080", "loopback"]);
+    refused(config(Flags::default(), &everywhere), &["demo", "0.0.0.0:8080", "loopback"]);
 }
 
 #[test]
 fn the_demo_adds_its_tables_to_those_of_the_file() {
     let config = file("demo = true\n[[tables]]\nname = 'users'\n[[tables]]\nname = 'notes'", &[]).unwrap();
-    let names: Vec<String> = config.catalog.tables().iter().map(|table| table.name.to_string()).collect();
+    let names: Vec<String> = config.tables.iter().map(|config| config.table.name.to_string()).collect();
     assert_eq!(names, ["public.users", "public.notes", "public.posts"]);
+}
+
+#[test]
+fn a_table_says_how_it_is_projected() {
+    let text = "
+        [[tables]]
+        name = 'posts'
+        references = { author_id = 'business.users', editorId = 'Users' }
+        materialize = 'required'
+        owner_column = 'user_id'
+        [[tables]]
+        name = 'a'
+        materialize = false
+        [[tables]]
+        name = 'b'
+        materialize = true
+    ";
+    let from_file = file(text, &[("JWT_SECRET", SECRET)]).unwrap();
+    let posts = &from_file.tables[0];
+    let references: Vec<_> =
+        posts.table.references.iter().map(|of| (of.column.as_str(), of.parent.to_string())).collect();
+    assert_eq!(references, [("author_id", "business.users".into()), ("editorId", "public.users".into())]);
+    assert_eq!((posts.materialize, posts.owner_column.as_deref()), (Materialize::Required, Some("user_id")));
+    assert_eq!(from_file.tables[1].materialize, Materialize::Off);
+    assert_eq!(from_file.tables[2], TableConfig::new(TableName::parse_qualified("b").unwrap()));
+
+    let list = r#"[{name="a", materialize=false, references={b_id="b"}}, {name="b", materialize="required"}]"#;
+    let from_variable = config(Flags::default(), &[("OUTRIGGER_TABLES", list), ("JWT_SECRET", SECRET)]).unwrap();
+    assert_eq!(from_variable.tables[0].materialize, Materialize::Off);
+    assert_eq!(from_variable.tables[0].table.references.len(), 1);
+    assert_eq!(from_variable.tables[1].materialize, Materialize::Required);
+}
+
+#[test]
+fn work_on_the_database_needs_no_secret() {
+    let environment =
+        || [("OUTRIGGER_DEMO", "false")].map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    assert!(load(&Flags::default(), environment(), Purpose::Operate).is_ok());
+    assert!(load(&Flags::default(), environment(), Purpose::Serve).is_err());
 }

@@ -1,6 +1,7 @@
 //! Pages, filters and windows of a download.
 
 use outrigger_domain::ServerSeq;
+use outrigger_domain::limits::PAGE_BYTES_MAX;
 
 use crate::world::*;
 
@@ -114,4 +115,29 @@ pub async fn a_cursor_beyond_the_end_stays<B: Backend>(world: &World<B>) {
 pub async fn an_empty_stream_answers<B: Backend>(world: &World<B>) {
     let page = world.device("nobody", "phone").page(&query(0, 100)).await;
     assert_eq!((ids(&page), page.has_more, page.next_after.0, page.window_until.0), (vec![], false, 0, 0));
+}
+
+/// A page has a bound in bytes too, and always goes on.
+pub async fn a_page_of_large_changes_is_cut_short<B: Backend>(world: &World<B>) {
+    let (phone, large) = (world.device("alice", "phone"), PAYLOAD_BYTES_MAX - 100);
+    for n in 1..=12 {
+        phone.apply([insert(n, pk(n as u128), format!("{{\"text\":\"{}\"}}", "x".repeat(large)))]).await;
+    }
+    let bytes = |page: &outrigger_domain::window::Page| -> usize {
+        page.changes.iter().map(|change| change.payload.as_ref().map_or(0, |payload| payload.as_str().len())).sum()
+    };
+    let mut asked = query(0, 1_000);
+    let mut seen = Vec::new();
+    loop {
+        let page = phone.page(&asked).await;
+        assert!(bytes(&page) <= PAGE_BYTES_MAX + PAYLOAD_BYTES_MAX);
+        assert_eq!(page.has_more, page.next_after.0 < 12);
+        seen.push(page.changes.len());
+        asked.after = page.next_after;
+        if !page.has_more {
+            break;
+        }
+    }
+    assert_eq!(seen.iter().sum::<usize>(), 12);
+    assert!(seen.len() > 1, "{seen:?}");
 }

@@ -2,19 +2,39 @@
 //!
 //! A rule is an async function of a [`World`]; [`suite!`] lists them all and makes each a test of one back
 //! end. The rules talk to the use cases wherever a device could see the difference, and to the port
-//! only where the promise is the port's own.
+//! only where the promise is the port's own. The rules of the projection are a list of their own,
+//! [`projection_suite!`].
 
 pub mod decisions;
 pub mod downloads;
+pub mod failures;
 pub mod port;
 pub mod promises;
 pub mod races;
 pub mod references;
 pub mod world;
 
-pub use world::{Backend, World};
+pub use world::{Backend, Projecting, World};
 
-/// Makes every rule a test of one back end, given by its [`Backend`] type.
+/// Makes every rule of the projection a test of one back end, given by its [`Projecting`] type.
+#[macro_export]
+macro_rules! projection_suite {
+    ($backend:ty) => {
+        $crate::suite! { @rules $backend;
+            failures::a_row_of_another_user_is_left_alone,
+            failures::two_users_with_one_key_in_every_order,
+            failures::a_later_success_clears_the_failures_of_the_row,
+            failures::an_upload_is_applied_whatever_becomes_of_its_projection,
+            failures::a_request_is_projected_by_its_net_effect,
+            failures::a_retry_projects_the_row_as_it_stands_now,
+            failures::a_failure_belongs_to_its_user,
+            failures::failures_are_listed_by_schema_table_and_page,
+            failures::a_rebuild_makes_rows_what_the_sidecar_has,
+        }
+    };
+}
+
+/// Makes every rule of a store a test of one back end, given by its [`Backend`] type.
 #[macro_export]
 macro_rules! suite {
     ($backend:ty) => {
@@ -57,6 +77,7 @@ macro_rules! suite {
             downloads::until_freezes_the_window,
             downloads::a_cursor_beyond_the_end_stays,
             downloads::an_empty_stream_answers,
+            downloads::a_page_of_large_changes_is_cut_short,
             races::one_of_twenty_racing_uploads_to_a_row_wins,
             races::twelve_copies_of_an_upload_apply_once_and_answer_alike,
             races::a_reader_polling_during_uploads_misses_nothing,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::{Clock, Download, SharedCatalog, SyncStore, UploadService};
+use outrigger_application::{Clock, Download, ProjectionStore, SharedCatalog, SyncStore, UploadService};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
@@ -28,6 +28,16 @@ pub trait Backend: Send + Sync {
     async fn start() -> Self;
     /// One more node over the same storage.
     async fn node(&self) -> Arc<dyn SyncStore>;
+}
+
+/// A storage with the business tables `users` and `posts`, empty, each with a key `id` and a text `name`; its nodes
+/// project onto them.
+#[async_trait]
+pub trait Projecting: Backend {
+    /// The projection of one more node over the same storage.
+    async fn projection(&self) -> Arc<dyn ProjectionStore>;
+    /// The `name` of the row of a business table.
+    async fn business_name(&self, table: &str, pk: Uuid) -> Option<String>;
 }
 
 /// A clock that stands still unless it is moved.

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::SyncStore;
-use outrigger_conformance::Backend;
+use outrigger_application::{ProjectionStore, SyncStore};
+use outrigger_conformance::{Backend, Projecting};
+use outrigger_domain::{RowKey, TableName};
 use outrigger_memory::MemoryStore;
+use uuid::Uuid;
 
 struct Memory(Arc<MemoryStore>);
+
+fn table(name: &str) -> TableName {
+    TableName::parse_qualified(name).expect("a good name")
+}
 
 #[async_trait]
 impl Backend for Memory {
     async fn start() -> Self {
-        Self(Arc::default())
+        Self(Arc::new(MemoryStore::projecting(["users", "posts"].map(table))))
     }
 
     async fn node(&self) -> Arc<dyn SyncStore> {
@@ -20,4 +26,18 @@ impl Backend for Memory {
     }
 }
 
+#[async_trait]
+impl Projecting for Memory {
+    async fn projection(&self) -> Arc<dyn ProjectionStore> {
+        Arc::<MemoryStore>::clone(&self.0)
+    }
+
+    async fn business_name(&self, name: &str, pk: Uuid) -> Option<String> {
+        let payload = self.0.business_row(&RowKey { table: table(name), pk })?;
+        let row: serde_json::Value = serde_json::from_str(payload.as_str()).expect("a payload is JSON");
+        row["name"].as_str().map(str::to_owned)
+    }
+}
+
 outrigger_conformance::suite!(Memory);
+outrigger_conformance::projection_suite!(Memory);

@@ -3,23 +3,53 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::SyncStore;
-use outrigger_conformance::Backend;
+use outrigger_application::{ProjectionStore, SyncStore, TableConfig};
+use outrigger_conformance::{Backend, Projecting};
+use outrigger_domain::TableName;
 use outrigger_postgres::{PostgresOptions, PostgresStore};
 use outrigger_testkit::TestDatabase;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use uuid::Uuid;
+
+const BUSINESS: &str = "CREATE TABLE users (id uuid PRIMARY KEY, name text);
+                        CREATE TABLE posts (id uuid PRIMARY KEY, name text);";
 
 struct Postgres(TestDatabase);
+
+impl Postgres {
+    async fn connect(&self) -> Arc<PostgresStore> {
+        let table = |name| TableConfig::new(TableName::parse_qualified(name).expect("a good name"));
+        let options = PostgresOptions { tables: ["users", "posts"].map(table).into(), ..PostgresOptions::default() };
+        Arc::new(PostgresStore::connect(self.0.url(), options).await.expect("the database answers"))
+    }
+}
 
 #[async_trait]
 impl Backend for Postgres {
     async fn start() -> Self {
-        Self(outrigger_testkit::postgres_database().await)
+        let backend = Self(outrigger_testkit::postgres_database().await);
+        let mut connection = PgConnection::connect(backend.0.url()).await.expect("the database answers");
+        connection.execute(BUSINESS).await.expect("the database is empty");
+        backend
     }
 
     async fn node(&self) -> Arc<dyn SyncStore> {
-        let store = PostgresStore::connect(self.0.url(), PostgresOptions::default()).await;
-        Arc::new(store.expect("the database answers"))
+        self.connect().await
+    }
+}
+
+#[async_trait]
+impl Projecting for Postgres {
+    async fn projection(&self) -> Arc<dyn ProjectionStore> {
+        self.connect().await
+    }
+
+    async fn business_name(&self, table: &str, pk: Uuid) -> Option<String> {
+        let mut connection = PgConnection::connect(self.0.url()).await.expect("the database answers");
+        let query = sqlx::query_scalar(AssertSqlSafe(format!("SELECT name FROM {table} WHERE id = $1"))).bind(pk);
+        query.fetch_optional(&mut connection).await.expect("the table is there").flatten()
     }
 }
 
 outrigger_conformance::suite!(Postgres);
+outrigger_conformance::projection_suite!(Postgres);

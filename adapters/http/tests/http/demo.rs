@@ -107,6 +107,7 @@ async fn the_explorer_is_served_from_the_binary() {
     assert!(settings.contains("../openapi.json"), "{settings}");
     assert!(settings.contains(r#""validatorUrl": "none""#), "{settings}");
     assert_eq!(send(server.get("/docs/../secret")).await.error().0, 404);
+    assert_eq!(send(server.get("/docs/%ff")).await.error().0, 404);
 }
 
 /// The document is the protocol's other copy: a change of it is to be seen in a review.

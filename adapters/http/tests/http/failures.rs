@@ -16,7 +16,13 @@ const EMPTY: &str = r#"{"changes":[]}"#;
 #[tokio::test]
 async fn without_good_credentials_nothing_is_asked_of_the_store() {
     let server = Setup { demo: true, ..Setup::on(MockSyncStore::new()) }.start().await;
-    for (method, path) in [("POST", "/sync/upload"), ("GET", "/sync/download"), ("GET", "/sync/schema-version")] {
+    for (method, path) in [
+        ("POST", "/sync/upload"),
+        ("GET", "/sync/download"),
+        ("GET", "/sync/schema-version"),
+        ("GET", "/admin/materialize-failures"),
+        ("POST", "/admin/materialize-failures/retry?id=1"),
+    ] {
         for headers in [
             &[][..],
             &[("authorization", "")],
@@ -59,7 +65,8 @@ async fn credentials_come_in_two_headers() {
 #[tokio::test]
 async fn every_other_path_or_method_is_refused_in_the_same_shape() {
     let server = Setup::default().start().await;
-    for path in ["/nothing", "/sync", "/sync/", "/sync/upload/", "/docs/nothing", "/dummy-signin", "/admin/x"] {
+    for path in ["/nothing", "/sync", "/sync/", "/sync/upload/", "/docs/nothing", "/dummy-signin", "/admin", "/admin/x"]
+    {
         let (status, code, _) = send(server.get(path)).await.error();
         assert_eq!((status, code.as_str()), (404, "not_found"), "{path}");
     }

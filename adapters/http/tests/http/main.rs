@@ -3,6 +3,7 @@
 mod demo;
 mod download;
 mod failures;
+mod materialize_failures;
 mod serving;
 mod upload;
 mod world;

@@ -65,6 +65,17 @@ async fn an_invalid_change_says_why() {
 }
 
 #[tokio::test]
+async fn a_change_without_its_parents_lists_them() {
+    let server = Setup::default().start().await;
+    let post = change(1, "INSERT", 0, &format!(r#"{{"author_id":"{PK}"}}"#)).replace("users", "posts");
+    assert_snapshot!(server.changes("alice/phone", &[&post]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"fk_missing","details":{"missing":["public.users:550e8400-e29b-41d4-a716-446655440000"]}},"message":"refers to rows that do not exist: public.users:550e8400-e29b-41d4-a716-446655440000"}]}"#);
+    given(&server, &[change(2, "INSERT", 0, "{}")]).await;
+    let answer = server.changes("bob/phone", &[&post]).await;
+    assert!(answer.contains("fk_missing"), "another user's row is no parent: {answer}");
+    given(&server, &[post]).await;
+}
+
+#[tokio::test]
 async fn an_upload_of_too_many_changes_is_refused_as_a_whole() {
     let limits = UploadLimits { changes_max: 1, ..UploadLimits::default() };
     let server = Setup { limits, ..Setup::default() }.start().await;
@@ -158,7 +169,8 @@ async fn one_bad_change_never_blocks_the_others() {
         (with(r#""payload":{}"#, r#""payload":"text""#), 5),
         (with(r#""payload":{}"#, r#""payload":{},"payload":{}"#), 5),
         (with(r#""table":"users""#, r#""table":"users","table":"posts""#), 5),
-        (with(r#""payload":{}"#, r#""payload":{},"source_change_id":6"#), 0),
+        (with(r#""payload":{}"#, r#""payload":{},"source_change_id":6"#), 6),
+        (format!(r#"[5,null,"users","INSERT","{PK}",0,{{}}]"#), 0),
         (with(r#""payload":{}"#, &format!(r#""payload":{{"deep":{}{}}}"#, "[".repeat(500), "]".repeat(500))), 5),
     ];
     for (bad, id) in odd {
@@ -282,4 +294,43 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
         connection.read_to_string(&mut answer).await.unwrap_or_else(|error| panic!("{status}: {error}"));
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn an_array_is_no_upload_whatever_stands_in_it() {
+    let server = Setup::default().start().await;
+    for body in [format!(r#"[[[6,null,"users","INSERT","{PK}",0,{{}}]]]"#), "[[],false]".to_owned()] {
+        assert_eq!(server.upload("alice/phone", body).await.error().0, 400);
+    }
+    assert_eq!(server.download("alice/laptop", "").await.json()["next_after"], 0);
+}
+
+/// The answer is sent as it is written, and is the same JSON as any other.
+#[tokio::test]
+async fn an_answer_may_hold_many_large_rows() {
+    let server = Setup::default().start().await;
+    let row = format!(r#"{{"text":"{}"}}"#, "x".repeat(100_000));
+    given(&server, &[change(1, "INSERT", 0, &row)]).await;
+    let mut changes: Vec<String> = (2..12).map(|id| change(id, "UPDATE", 7, "{}")).collect();
+    changes.push(change(12, "UPDATE", 1, "{}"));
+    let changes: Vec<&str> = changes.iter().map(String::as_str).collect();
+    let answer: Value = serde_json::from_str(&server.changes("alice/phone", &changes).await).unwrap();
+    assert_eq!((&answer["accepted"], &answer["highest_server_seq"]), (&json!(true), &json!(2)));
+    let statuses = answer["statuses"].as_array().unwrap();
+    let row: Value = serde_json::from_str(&row).unwrap();
+    assert_eq!(statuses.len(), 11);
+    assert!(
+        statuses[..10].iter().all(|status| status["status"] == "conflict" && status["server_row"]["payload"] == row)
+    );
+    assert_eq!(statuses[10], json!({"source_change_id": 12, "status": "applied", "new_server_version": 2}));
+}
+
+#[tokio::test]
+async fn a_message_does_not_repeat_what_was_sent_without_end() {
+    let server = Setup::default().start().await;
+    let long = "x".repeat(500_000);
+    let answer = server.upload("alice/phone", format!(r#"{{"changes":"{long}"}}"#)).await;
+    assert!(answer.status == 400 && answer.text.len() < 1_000, "{} bytes", answer.text.len());
+    let answer = server.changes("alice/phone", &[&format!(r#"{{"source_change_id":"{long}"}}"#)]).await;
+    assert!(answer.len() < 1_000, "{} bytes", answer.len());
 }

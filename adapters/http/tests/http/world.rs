@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use outrigger_application::ports::projection::MockProjectionStore;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, Credentials, Download, SharedCatalog, SyncStore, TokenIssuer,
-    UploadService,
+    AuthError, Authenticator, Caller, Clock, Credentials, Download, Failures, ProjectionStore, SharedCatalog,
+    SyncStore, TokenIssuer, UploadService,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
@@ -59,9 +60,17 @@ impl TokenIssuer for Trusting {
     }
 }
 
+/// `posts` refer to `users` by their `author_id`.
+fn tables() -> [Table; 3] {
+    let name = |name| TableName::parse_qualified(name).unwrap();
+    let posts = Table::new(name("posts")).referring("author_id", name("users"));
+    [Table::new(name("users")), posts, Table::new(name("business.users"))]
+}
+
 /// What a server is made of.
 pub(crate) struct Setup {
     pub(crate) store: Arc<dyn SyncStore>,
+    pub(crate) projection: Arc<dyn ProjectionStore>,
     pub(crate) limits: UploadLimits,
     pub(crate) body_bytes_max: usize,
     pub(crate) demo: bool,
@@ -70,8 +79,10 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
+        let store = Arc::new(MemoryStore::projecting(tables().map(|table| table.name)));
         Self {
-            store: Arc::new(MemoryStore::default()),
+            store: Arc::<MemoryStore>::clone(&store),
+            projection: store,
             limits: UploadLimits::default(),
             body_bytes_max: 1024 * 1024,
             demo: false,
@@ -81,18 +92,18 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// On a store whose projection must not be asked for anything.
     pub(crate) fn on(store: impl SyncStore + 'static) -> Self {
-        Self { store: Arc::new(store), ..Self::default() }
+        Self { store: Arc::new(store), projection: Arc::new(MockProjectionStore::new()), ..Self::default() }
     }
 
     pub(crate) fn api(&self) -> Api {
-        let names = ["users", "posts", "business.users"];
-        let tables = names.map(|name| Table::new(TableName::parse_qualified(name).unwrap()));
-        let catalog = SharedCatalog::new(Catalog::new(tables));
+        let catalog = SharedCatalog::new(Catalog::new(tables()));
         let store = Arc::clone(&self.store);
         Api {
             upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog, self.limits),
             download: Download::new(Arc::clone(&store)),
+            failures: Failures::new(Arc::clone(&self.projection)),
             store,
             authenticator: Arc::new(Trusting),
             schema_version: 7,

@@ -6,4 +6,5 @@ mod migrations;
 mod outages;
 mod payloads;
 mod plans;
+mod projection;
 mod support;

@@ -1,0 +1,258 @@
+//! Projects what the whole batch could not: in ever smaller parts, each under a savepoint.
+//!
+//! A part that fails is undone and halved, so that one bad row among a thousand costs about twenty statements and not a
+//! thousand. What fails by itself is tried again after the others, as long as that makes any progress: parents may
+//! have come, and unique values may have become free.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use outrigger_application::{Batch, MaterializeError, Materializer, NetRow};
+use outrigger_domain::{TableName, UserId};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+use uuid::Uuid;
+
+use super::values::{self, NetChange, Values};
+use super::{Projection, Targets, sql};
+use crate::error;
+
+/// What is recorded when the business row was put there by somebody else, or a trigger kept it as it was.
+const NOT_OURS: &str = "the business row was not put there by this user";
+const TIMED_OUT: &str = "timed out";
+
+/// Marks the rows that a custom materializer has projected.
+const MARK_CUSTOM: &str = "
+WITH written AS MATERIALIZED (
+    SELECT $1::text AS user_id, $2::text AS schema_name, $3::text AS table_name, u.pk, u.deleted
+    FROM unnest($4::uuid[], $5::bool[]) AS u (pk, deleted)
+)";
+const OURS: &str = "
+SELECT pk_uuid FROM sync.sync_row_meta
+WHERE user_id = $1 AND schema_name = $2 AND table_name = $3 AND pk_uuid = ANY ($4) AND projected";
+
+/// The rows of one user's transaction that are to be projected.
+pub(crate) struct Careful<'a> {
+    pub(crate) projection: &'a Projection,
+    pub(crate) targets: &'a Targets,
+    pub(crate) user: &'a UserId,
+    pub(crate) rows: &'a [NetChange<'a>],
+    /// When to give up.
+    pub(crate) deadline: Instant,
+}
+
+/// Why a part was not projected.
+enum Refused {
+    /// This is recorded.
+    Because(String),
+    /// The connection is of no use any more.
+    Broken(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(_) => Self::Because(error::describe(&error)),
+            error => Self::Broken(error),
+        }
+    }
+}
+
+/// Rows that stand or fall together, by their positions.
+type Group = Vec<usize>;
+
+impl Careful<'_> {
+    /// Projects what can be, and gives the other rows by their positions, with the reasons.
+    pub(crate) async fn run(
+        &self,
+        tx: &mut PgConnection,
+        groups: Vec<Group>,
+    ) -> Result<BTreeMap<usize, String>, sqlx::Error> {
+        // What the app deferred to the commit is to fail, or to take its time, where it can still be undone.
+        sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *tx).await?;
+        let (fit, mut failed) = self.sift(groups);
+        let mut queue = self.parts(fit);
+        loop {
+            let (progress, left) = self.pass(tx, &mut queue).await?;
+            if !progress || left.is_empty() || self.left().is_zero() {
+                for (group, why) in left {
+                    failed.extend(group.into_iter().map(|row| (row, why.clone())));
+                }
+                return Ok(failed);
+            }
+            queue.extend(left.into_iter().map(|(group, _)| vec![group]));
+        }
+    }
+
+    /// Takes out the groups of which a row cannot even be converted.
+    fn sift(&self, groups: Vec<Group>) -> (Vec<Group>, BTreeMap<usize, String>) {
+        let mut failed = BTreeMap::new();
+        let mut fit = Vec::new();
+        for mut group in groups {
+            group.retain(|&row| self.projection.projects(self.targets, &self.rows[row].key.table));
+            match group.iter().find_map(|&row| self.convert(row).err()) {
+                Some(why) => failed.extend(group.into_iter().map(|row| (row, why.clone()))),
+                None if group.is_empty() => {}
+                None => fit.push(group),
+            }
+        }
+        (fit, failed)
+    }
+
+    fn convert(&self, row: usize) -> Result<Option<Values>, String> {
+        let row = self.rows[row];
+        if self.projection.custom(&row.key.table).is_some() {
+            return Ok(None);
+        }
+        values::of(self.targets.shape(&row.key.table)?, row).map(Some)
+    }
+
+    /// One part per table and kind of change: what is written in the order of the groups, what is deleted behind it, in
+    /// the opposite order.
+    fn parts(&self, groups: Vec<Group>) -> VecDeque<Vec<Group>> {
+        let mut parts: Vec<((bool, &TableName), Vec<Group>)> = Vec::new();
+        for group in groups {
+            let first = self.rows[group[0]];
+            let of = (first.payload.is_none(), &first.key.table);
+            match parts.iter_mut().find(|(part, _)| *part == of) {
+                Some((_, part)) => part.push(group),
+                None => parts.push((of, vec![group])),
+            }
+        }
+        let (deletes, writes): (Vec<_>, Vec<_>) = parts.into_iter().partition(|((deleted, _), _)| *deleted);
+        writes.into_iter().chain(deletes.into_iter().rev()).map(|(_, part)| part).collect()
+    }
+
+    /// Works the queue off. Gives whether anything was projected, and what was not.
+    async fn pass(
+        &self,
+        tx: &mut PgConnection,
+        queue: &mut VecDeque<Vec<Group>>,
+    ) -> Result<(bool, Vec<(Group, String)>), sqlx::Error> {
+        let (mut progress, mut left) = (false, Vec::new());
+        while let Some(mut part) = queue.pop_front() {
+            let why = match self.attempt(tx, &part.concat(), queue.is_empty()).await {
+                Ok(()) => {
+                    progress = true;
+                    continue;
+                }
+                Err(Refused::Broken(error)) => return Err(error),
+                Err(Refused::Because(why)) => why,
+            };
+            if part.len() == 1 || self.left().is_zero() {
+                left.extend(part.into_iter().map(|group| (group, why.clone())));
+                continue;
+            }
+            let half = part.split_off(part.len() / 2);
+            if why == TIMED_OUT {
+                // Other tables have their turn first.
+                queue.extend([part, half]);
+            } else {
+                queue.push_front(half);
+                queue.push_front(part);
+            }
+        }
+        Ok((progress, left))
+    }
+
+    fn left(&self) -> Duration {
+        // The server takes a timeout of 0 for none, so less than a millisecond is nothing.
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Projects rows, all or none. Leaves half of the time if others are still to come.
+    async fn attempt(&self, tx: &mut PgConnection, rows: &[usize], is_last: bool) -> Result<(), Refused> {
+        let left = self.left() / if is_last { 1 } else { 2 };
+        if left.as_millis() == 0 {
+            return Err(Refused::Because(TIMED_OUT.into()));
+        }
+        let lock_ms = self.projection.lock_timeout().min(left).as_millis();
+        let begin = format!(
+            "SAVEPOINT part; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {lock_ms}",
+            left.as_millis()
+        );
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await.map_err(Refused::Broken)?;
+        // The server stops a statement in time. This is for materializers that wait for something else.
+        let applied = tokio::time::timeout(left + self.projection.lock_timeout(), self.apply(tx, rows)).await;
+        let applied = applied.unwrap_or_else(|_| Err(Refused::Because(TIMED_OUT.into())));
+        let end = if applied.is_ok() {
+            "RELEASE SAVEPOINT part"
+        } else {
+            "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part"
+        };
+        sqlx::raw_sql(end).execute(tx).await.map_err(Refused::Broken)?;
+        applied
+    }
+
+    async fn apply(&self, tx: &mut PgConnection, rows: &[usize]) -> Result<(), Refused> {
+        let mut custom: BTreeMap<&TableName, Vec<NetChange<'_>>> = BTreeMap::new();
+        let mut declared: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>> = BTreeMap::new();
+        for &position in rows {
+            let row = self.rows[position];
+            match self.convert(position).map_err(Refused::Because)? {
+                Some(values) => declared.entry(&row.key.table).or_default().push((row, values)),
+                None => custom.entry(&row.key.table).or_default().push(row),
+            }
+        }
+        if !declared.is_empty() {
+            self.project(tx, declared).await?;
+        }
+        for (table, rows) in custom {
+            if let Some(materializer) = self.projection.custom(table) {
+                self.hand_over(tx, materializer, (table, &rows)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn project(
+        &self,
+        tx: &mut PgConnection,
+        tables: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>>,
+    ) -> Result<(), Refused> {
+        let names: Vec<&TableName> = tables.keys().copied().collect();
+        let text = self.targets.statement(&names, false, sql::alone).map_err(Refused::Because)?;
+        let mut statement = sqlx::query(AssertSqlSafe(text)).bind(self.user.as_str());
+        for (name, rows) in tables {
+            let shape = self.targets.shape(name).map_err(Refused::Because)?;
+            statement = values::bind(statement, shape, rows);
+        }
+        let shortfall: i64 = statement.fetch_one(tx).await?.try_get(0)?;
+        if shortfall == 0 { Ok(()) } else { Err(Refused::Because(NOT_OURS.into())) }
+    }
+
+    async fn hand_over(
+        &self,
+        tx: &mut PgConnection,
+        materializer: &dyn Materializer<PgConnection>,
+        (table, changes): (&TableName, &[NetChange<'_>]),
+    ) -> Result<(), Refused> {
+        let pks: Vec<Uuid> = changes.iter().map(|row| row.key.pk).collect();
+        let deleted: Vec<bool> = changes.iter().map(|row| row.payload.is_none()).collect();
+        let ours =
+            sqlx::query_scalar(OURS).bind(self.user.as_str()).bind(table.schema()).bind(table.table()).bind(&pks);
+        let ours: Vec<Uuid> = ours.fetch_all(&mut *tx).await?;
+        let net = |row: &NetChange<'_>| (row.key.pk, row.version, ours.contains(&row.key.pk));
+        for deletes in [false, true] {
+            let rows = changes.iter().filter(|row| row.payload.is_none() == deletes);
+            let rows: Vec<NetRow<'_>> = rows
+                .map(|row| {
+                    let (pk, version, ours) = net(row);
+                    NetRow { pk, version, payload: row.payload, ours }
+                })
+                .collect();
+            if !rows.is_empty() {
+                let batch = Batch { user: self.user, table, rows: &rows };
+                let MaterializeError(why) = match materializer.apply(tx, batch).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                };
+                return Err(Refused::Because(why));
+            }
+        }
+        let mark = format!("{MARK_CUSTOM}{} SELECT 1", sql::MARK);
+        let mark = sqlx::query(AssertSqlSafe(mark)).bind(self.user.as_str()).bind(table.schema()).bind(table.table());
+        mark.bind(pks).bind(deleted).execute(tx).await?;
+        Ok(())
+    }
+}

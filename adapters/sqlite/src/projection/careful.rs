@@ -1,0 +1,258 @@
+//! A transaction of its own for one task: all of it at once, and if that fails, group by group.
+
+use std::collections::HashMap;
+use std::slice;
+use std::time::Duration;
+
+use outrigger_application::{Batch, MaterializeError};
+use rusqlite::{Connection, ErrorCode};
+
+use super::{Projection, Row, TIMED_OUT, Task, failures, rows};
+use crate::error::Failure;
+use crate::transaction::Transaction;
+
+/// A budget below this is used up.
+const WORTHWHILE: Duration = Duration::from_millis(1);
+
+/// What became of a task's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) projected: usize,
+    pub(crate) failed: usize,
+}
+
+/// Writes the sidecar in any case, projects what can be projected, and records the rest.
+///
+/// The projection takes at most its bound, over all attempts. Each attempt gets half of what is left, so that one
+/// row that takes for ever does not use up what the others need.
+pub(crate) fn run(
+    connection: &mut Connection,
+    projection: &mut Projection,
+    task: &dyn Task,
+) -> Result<Outcome, Failure> {
+    let mut budget = projection.timeout;
+    if let Some(outcome) = try_whole(connection, projection, task, &mut budget)? {
+        return Ok(outcome);
+    }
+    let mut given_up = HashMap::new();
+    loop {
+        if let Some(outcome) = Attempt::run(connection, projection, task, (&mut budget, &mut given_up))? {
+            return Ok(outcome);
+        }
+    }
+}
+
+/// None if a row cannot be projected; nothing is written then.
+fn try_whole(
+    connection: &mut Connection,
+    projection: &mut Projection,
+    task: &dyn Task,
+    budget: &mut Duration,
+) -> Result<Option<Outcome>, Failure> {
+    let tx = Transaction::begin(connection)?;
+    projection.prepare(tx.connection)?;
+    let rows = task.write(tx.connection, projection)?;
+    if !rows.is_empty() {
+        match projection.whole_within(tx.connection, task, &rows, budget) {
+            Err(Unprojected::Refused) => return Ok(None),
+            Err(Unprojected::Store(failure)) => return Err(failure),
+            Ok(()) => {}
+        }
+    }
+    match tx.commit() {
+        Ok(()) => Ok(Some(Outcome { projected: rows.len(), failed: 0 })),
+        Err(error) if is_constraint(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Why a task was not projected as a whole.
+pub(crate) enum Unprojected {
+    /// A row was refused, or took too long.
+    Refused,
+    /// The sidecar could not be written.
+    Store(Failure),
+}
+
+impl Projection {
+    /// Projects all rows of a task, and notes it, within half of the budget. After an error the transaction is of no
+    /// more use.
+    pub(crate) fn whole_within(
+        &self,
+        tx: &mut Connection,
+        task: &dyn Task,
+        rows: &[Row],
+        budget: &mut Duration,
+    ) -> Result<(), Unprojected> {
+        let limit = *budget / 2;
+        let projected = self.deadline.within(limit, budget, || self.whole(tx, task.user(), rows));
+        if projected.is_err() || tx.is_autocommit() {
+            return Err(Unprojected::Refused);
+        }
+        rows::mark(tx, task.user(), rows).map_err(Unprojected::Store)
+    }
+
+    /// How long one upload's projection may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Begins the use of a transaction that was begun by the caller.
+    pub(crate) fn enter(&mut self, tx: &Connection) -> Result<(), Failure> {
+        Ok(self.prepare(tx)?)
+    }
+}
+
+/// Whether a COMMIT failed because of what is in the business tables: a deferred foreign key.
+pub(crate) fn is_constraint(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation)
+}
+
+/// One transaction in which every group of rows has a savepoint of its own.
+struct Attempt<'a, 'c> {
+    tx: Transaction<'c>,
+    projection: &'a Projection,
+    task: &'a dyn Task,
+    rows: Vec<Row>,
+    budget: &'a mut Duration,
+    errors: HashMap<usize, String>,
+}
+
+/// What became of a group.
+enum Tried {
+    Done,
+    Failed(String),
+    /// The transaction went with it.
+    Lost(String),
+}
+
+impl Attempt<'_, '_> {
+    /// None if the transaction was lost: then one more group is given up, and another attempt is due.
+    fn run(
+        connection: &mut Connection,
+        projection: &mut Projection,
+        task: &dyn Task,
+        (budget, given_up): (&mut Duration, &mut HashMap<usize, String>),
+    ) -> Result<Option<Outcome>, Failure> {
+        let tx = Transaction::begin(connection)?;
+        projection.prepare(tx.connection)?;
+        let rows = task.write(tx.connection, projection)?;
+        let mut attempt = Attempt { tx, projection, task, rows, budget, errors: given_up.clone() };
+        if let Err((group, error)) = attempt.groups()? {
+            given_up.extend(group.into_iter().map(|row| (row, error.clone())));
+            return Ok(None);
+        }
+        let outcome = attempt.record()?;
+        match attempt.tx.commit() {
+            Ok(()) => Ok(Some(outcome)),
+            // A constraint that shows only at the end, and not which row is to blame for it: none is projected.
+            Err(error) if is_constraint(&error) && outcome.projected > 0 => {
+                let text = super::refusal::refusal(error).0;
+                for row in 0..attempt.rows.len() {
+                    given_up.entry(row).or_insert_with(|| text.clone());
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tries all groups, and those that fail again for as long as that helps others: a unique value may first have to be
+    /// given up by another row. The error is the group that lost the transaction.
+    fn groups(&mut self) -> Result<Result<(), (Vec<usize>, String)>, Failure> {
+        let mut waiting = self.order();
+        waiting.retain(|group| group.iter().all(|row| !self.errors.contains_key(row)));
+        loop {
+            let before = waiting.len();
+            let mut failed = Vec::new();
+            for group in waiting {
+                let error = match self.try_group(&group)? {
+                    Tried::Done => {
+                        self.errors.retain(|row, _| !group.contains(row));
+                        continue;
+                    }
+                    Tried::Lost(error) => return Ok(Err((group, error))),
+                    Tried::Failed(error) => error,
+                };
+                self.errors.extend(group.iter().map(|row| (*row, error.clone())));
+                failed.push(group);
+            }
+            if failed.is_empty() || failed.len() == before || *self.budget < WORTHWHILE {
+                return Ok(Ok(()));
+            }
+            waiting = failed;
+        }
+    }
+
+    /// Groups that write, parents first; then those that delete, children first.
+    fn order(&self) -> Vec<Vec<usize>> {
+        let groups = self.task.groups(&self.rows);
+        let (writes, mut deletes): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|group| group.iter().any(|row| self.rows[*row].payload.is_some()));
+        deletes.sort_by_key(|group| std::cmp::Reverse(self.projection.rank(&self.rows[group[0]].key.table)));
+        writes.into_iter().chain(deletes).collect()
+    }
+
+    fn try_group(&mut self, group: &[usize]) -> Result<Tried, Failure> {
+        if *self.budget < WORTHWHILE {
+            return Ok(Tried::Failed(TIMED_OUT.into()));
+        }
+        self.tx.connection.execute_batch("SAVEPOINT projected_group")?;
+        let Self { tx, projection, task, rows, budget, .. } = self;
+        let limit = **budget / 2;
+        let result = projection.deadline.within(limit, budget, || project(projection, tx, *task, rows, group));
+        match result {
+            Err(MaterializeError(error)) if tx.is_lost() => Ok(Tried::Lost(error)),
+            Err(MaterializeError(error)) => {
+                tx.connection.execute_batch("ROLLBACK TO projected_group; RELEASE projected_group")?;
+                Ok(Tried::Failed(error))
+            }
+            Ok(()) => {
+                for row in group {
+                    rows::mark(tx.connection, task.user(), slice::from_ref(&rows[*row]))?;
+                }
+                tx.connection.execute_batch("RELEASE projected_group")?;
+                Ok(Tried::Done)
+            }
+        }
+    }
+
+    /// Records what failed.
+    fn record(&mut self) -> Result<Outcome, Failure> {
+        let user = self.task.user();
+        for (row, error) in &self.errors {
+            let row = &self.rows[*row];
+            failures::record(self.tx.connection, user, row, (error, self.task.at()))?;
+            if let Some(id) = self.task.retried() {
+                failures::count_up(self.tx.connection, user, id, (row.version, error))?;
+            }
+        }
+        let (failed, all) = (self.errors.len(), self.rows.len());
+        if failed > 0 {
+            tracing::warn!(
+                user.id = user.as_str(),
+                rows = failed,
+                "rows were not projected; the failures are recorded"
+            );
+        }
+        Ok(Outcome { projected: all - failed, failed })
+    }
+}
+
+/// Projects one group, and checks at once what is otherwise checked at the end of the transaction.
+fn project(
+    projection: &Projection,
+    tx: &mut Transaction<'_>,
+    task: &dyn Task,
+    rows: &[Row],
+    group: &[usize],
+) -> Result<(), MaterializeError> {
+    for row in group.iter().map(|row| &rows[*row]) {
+        let batch = Batch { user: task.user(), table: &row.key.table, rows: &[row.net()] };
+        projection.apply(tx.connection, batch)?;
+        if tx.is_lost() {
+            return Err(MaterializeError("the projection of the row ended the transaction".into()));
+        }
+    }
+    group.iter().try_for_each(|row| projection.check(tx.connection, &rows[*row]))
+}

@@ -1,0 +1,91 @@
+//! Puts the server together and runs it.
+
+use std::io::{Write, stdout};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_application::{Clock, Download, Failures, SharedCatalog, SystemClock, UploadService};
+use outrigger_domain::limits::UploadLimits;
+use outrigger_http::{Api, Demo, Stopped};
+use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, LEEWAY_S};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+use crate::banner::Banner;
+use crate::config::{Config, Settings};
+use crate::wire::{self, Store, failed};
+use crate::{RunError, catalog, shutdown};
+
+/// Runs the server until it is told to stop.
+pub(crate) async fn run(config: Config) -> Result<(), RunError> {
+    let store = wire::open(&config).await?;
+    let cannot = |error| failed("cannot read the catalog of the business tables", error);
+    let catalog = catalog::read(&config.tables, &*store.projection).await.map_err(cannot)?;
+    let (listener, url) = bind(&config.settings).await?;
+    // From here on a signal means a graceful stop; whoever reads the line below may send one at once.
+    let shutdown = shutdown::listen().map_err(|error| failed("cannot listen for signals", error))?;
+    let drain_timeout = Duration::from_secs(config.settings.drain_timeout_s.into());
+    let database = &config.settings.database_url;
+    if config.demo {
+        eprint!("{}", Banner { url: &url, database, secret_generated: config.secret.is_none() });
+    }
+    if config.tables.is_empty() {
+        tracing::warn!("no tables are configured, so every change will be refused: name them under [[tables]]");
+    }
+    tracing::info!(%database, demo = config.demo, "listening on {url}");
+    // That nobody reads the line is no reason to stop.
+    let _ = writeln!(stdout(), "outrigger is listening on {url}");
+    let every = Duration::from_secs(config.settings.projection.catalog_refresh_s.get().into());
+    let projection = Arc::clone(&store.projection);
+    let following = tokio::spawn(catalog::follow(config.tables.clone(), projection, catalog.clone(), every));
+    let router = outrigger_http::router(api(&config, store, catalog));
+    let stopped = outrigger_http::serve(listener, router, shutdown, drain_timeout).await;
+    following.abort();
+    match stopped {
+        Stopped::Drained => tracing::info!("stopped"),
+        Stopped::TimedOut => tracing::warn!("stopped, though requests were still running when the time was up"),
+    }
+    Ok(())
+}
+
+async fn bind(settings: &Settings) -> Result<(TcpListener, String), RunError> {
+    let wanted = settings.listen.0;
+    let cannot = |error| failed(format!("cannot listen on {wanted}"), error);
+    let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
+    let url = format!("http://{}", listener.local_addr().map_err(cannot)?);
+    Ok((listener, url))
+}
+
+fn api(config: &Config, store: Store, catalog: SharedCatalog) -> Api {
+    let settings = &config.settings;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let secret = config.secret.clone().unwrap_or_else(random_secret);
+    let options = JwtOptions {
+        issuer: settings.auth.issuer.clone(),
+        audience: settings.auth.audience.clone(),
+        leeway_s: settings.auth.leeway_s.unwrap_or(LEEWAY_S),
+    };
+    let demo = config
+        .demo
+        .then(|| Demo { issuer: Arc::new(JwtIssuer::hs256(secret.as_bytes(), options.clone(), Arc::clone(&clock))) });
+    let authenticator = JwtAuthenticator::hs256(secret.as_bytes(), options, Arc::clone(&clock));
+    let limits = UploadLimits {
+        changes_max: settings.limits.upload_changes_max.get(),
+        payload_bytes_max: settings.limits.payload_bytes_max.get(),
+    };
+    Api {
+        upload: UploadService::new(Arc::clone(&store.sync), clock, catalog, limits),
+        download: Download::new(Arc::clone(&store.sync)),
+        failures: Failures::new(store.projection),
+        store: store.sync,
+        authenticator: Arc::new(authenticator),
+        schema_version: settings.schema_version,
+        body_bytes_max: settings.limits.body_bytes_max.get(),
+        demo,
+    }
+}
+
+/// Two random UUIDs: 244 bits from the system's generator for secrets.
+fn random_secret() -> String {
+    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+}
