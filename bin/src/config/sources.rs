@@ -18,9 +18,19 @@ const DEFAULT_FILE: &str = "outrigger.toml";
 const SHARED_VARIABLES: [(&str, &str); 3] =
     [("DATABASE_URL", "database_url"), ("JWT_SECRET", "auth.jwt_secret"), ("RUST_LOG", "log")];
 const PREFIX: &str = "OUTRIGGER_";
-/// Variables with our prefix that are not ours: Kubernetes gives every container `OUTRIGGER_PORT`,
-/// `OUTRIGGER_SERVICE_HOST` and more of the kind if a service is called `outrigger`; the third is for the tests.
-const FOREIGN: [&str; 3] = ["PORT", "SERVICE_", "TEST_"];
+/// Variables with our prefix that are for the tests.
+const FOR_TESTS: &str = "TEST_";
+
+/// Whether Kubernetes gives a variable of that name to every container: for a service called `outrigger` or
+/// `outrigger-db` there are `OUTRIGGER_PORT`, `OUTRIGGER_DB_SERVICE_HOST`, `OUTRIGGER_DB_PORT_5432_TCP_ADDR` and
+/// more of the kind. No key looks like that.
+fn is_service_link(name: &str) -> bool {
+    let name = format!("_{name}");
+    name.ends_with("_PORT")
+        || name.contains("_PORT_")
+        || name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+}
 
 /// All settings, and the file that some of them were read from.
 pub(super) fn read(
@@ -69,10 +79,11 @@ fn variables(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Res
         let Ok(name) = name.into_string() else { continue };
         let (layers, key) = match (name.strip_prefix(PREFIX), SHARED_VARIABLES.iter().find(|(known, _)| *known == name))
         {
-            (Some(rest), _) if !FOREIGN.iter().any(|foreign| rest.starts_with(foreign)) => {
+            (Some(rest), _) if !rest.starts_with(FOR_TESTS) && !is_service_link(rest) => {
                 (&mut own, rest.to_ascii_lowercase().replace("__", "."))
             }
-            (_, Some((_, key))) => (&mut shared, (*key).to_owned()),
+            // An empty filter is how RUST_LOG is switched off; that is no wish for a server without a log.
+            (_, Some((_, key))) if *key != "log" || !value.is_empty() => (&mut shared, (*key).to_owned()),
             _ => continue,
         };
         let value = value.into_string().map_err(|_| ConfigError(format!("{key}: {name} is not UTF-8")))?;

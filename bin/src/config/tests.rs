@@ -122,9 +122,21 @@ fn variables_that_kubernetes_or_the_tests_set_are_not_ours() {
     let foreign = [
         ("OUTRIGGER_PORT", "tcp://10.0.0.1:80"),
         ("OUTRIGGER_SERVICE_HOST", "x"),
+        ("OUTRIGGER_SERVICE_PORT_HTTP", "80"),
+        ("OUTRIGGER_DB_SERVICE_HOST", "10.0.0.1"),
+        ("OUTRIGGER_DB_SERVICE_PORT", "5432"),
+        ("OUTRIGGER_DB_PORT", "tcp://10.0.0.1:5432"),
+        ("OUTRIGGER_POSTGRES_PORT_5432_TCP_ADDR", "10.0.0.1"),
         ("OUTRIGGER_TEST_POSTGRES_URL", "x"),
     ];
     assert!(config(Flags::default(), &foreign).is_ok());
+}
+
+#[test]
+fn an_empty_rust_log_is_none() {
+    let log = |variables: &[(&str, &str)]| config(Flags::default(), variables).unwrap().settings.log;
+    assert_eq!(log(&[("RUST_LOG", "")]), log(&[]));
+    assert_ne!(log(&[("RUST_LOG", "debug")]), log(&[]));
 }
 
 #[test]
