@@ -28,12 +28,24 @@ impl<S: SyncStore + ProjectionStore + 'static> From<S> for Store {
     }
 }
 
-/// Opens the store of a server, and creates what is not there.
+/// Opens the store of a server, and creates what is not there: in demo mode the tables of the demo too.
 pub(crate) async fn open(config: &Config) -> Result<Store, RunError> {
     match &config.settings.database_url {
         DatabaseUrl::Memory => Ok(MemoryStore::default().into()),
-        DatabaseUrl::Sqlite(path) => open_sqlite(path, config),
-        DatabaseUrl::Postgres(url) => open_postgres(url, config).await,
+        DatabaseUrl::Sqlite(path) => {
+            let store = open_sqlite(path, config)?;
+            if config.demo {
+                SqliteStore::create_demo_tables(path).map_err(demo_failed)?;
+            }
+            Ok(store.into())
+        }
+        DatabaseUrl::Postgres(url) => {
+            let store = open_postgres(url, config).await?;
+            if config.demo {
+                store.create_demo_tables().await.map_err(demo_failed)?;
+            }
+            Ok(store.into())
+        }
     }
 }
 
@@ -47,11 +59,12 @@ pub(crate) async fn open_existing(config: &Config) -> Result<Store, RunError> {
         DatabaseUrl::Sqlite(path) if !path.exists() => {
             Err(RunError::Failed(format!("database_url: there is no file {}", path.display())))
         }
-        DatabaseUrl::Sqlite(_) | DatabaseUrl::Postgres(_) => open(config).await,
+        DatabaseUrl::Sqlite(path) => Ok(open_sqlite(path, config)?.into()),
+        DatabaseUrl::Postgres(url) => Ok(open_postgres(url, config).await?.into()),
     }
 }
 
-fn open_sqlite(path: &Path, config: &Config) -> Result<Store, RunError> {
+fn open_sqlite(path: &Path, config: &Config) -> Result<SqliteStore, RunError> {
     let synchronous = match config.settings.sqlite.synchronous {
         Synchronous::Full => outrigger_sqlite::Synchronous::Full,
         Synchronous::Normal => outrigger_sqlite::Synchronous::Normal,
@@ -62,14 +75,10 @@ fn open_sqlite(path: &Path, config: &Config) -> Result<Store, RunError> {
         projection_timeout: projection_timeout(config),
         ..SqliteOptions::default()
     };
-    let store = SqliteStore::open(path, options).map_err(|error| RunError::Failed(error.to_string()))?;
-    if config.demo {
-        SqliteStore::create_demo_tables(path).map_err(demo_failed)?;
-    }
-    Ok(store.into())
+    SqliteStore::open(path, options).map_err(|error| RunError::Failed(error.to_string()))
 }
 
-async fn open_postgres(url: &str, config: &Config) -> Result<Store, RunError> {
+async fn open_postgres(url: &str, config: &Config) -> Result<PostgresStore, RunError> {
     let defaults = PostgresOptions::default();
     let settings = &config.settings.postgres;
     let options = PostgresOptions {
@@ -79,14 +88,10 @@ async fn open_postgres(url: &str, config: &Config) -> Result<Store, RunError> {
         projection_timeout: projection_timeout(config),
         ..defaults
     };
-    let store = PostgresStore::connect(url, options).await.map_err(|error| match error {
+    PostgresStore::connect(url, options).await.map_err(|error| match error {
         ConnectError::Url(_) => RunError::Configuration(format!("database_url: {error}")),
         error => RunError::Failed(error.to_string()),
-    })?;
-    if config.demo {
-        store.create_demo_tables().await.map_err(demo_failed)?;
-    }
-    Ok(store.into())
+    })
 }
 
 fn projection_timeout(config: &Config) -> Duration {
