@@ -5,7 +5,8 @@ use std::sync::Arc;
 use outrigger_domain::UserId;
 use outrigger_domain::window::{self, Page, PageQuery};
 
-use crate::ports::store::{StoreError, SyncStore};
+use crate::error::SyncError;
+use crate::ports::store::SyncStore;
 
 /// The use case behind `GET /sync/download`.
 #[derive(Clone)]
@@ -20,8 +21,8 @@ impl Download {
     }
 
     /// One page of the user's stream.
-    pub async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Page, StoreError> {
+    pub async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Page, SyncError> {
         let slice = self.store.page(user, query).await?;
-        Ok(window::page(query, slice))
+        Ok(window::page(query, slice)?)
     }
 }

@@ -4,21 +4,31 @@
 //! and writes; `download` reads one page. Which database, which token and which transport are none of
 //! this crate's business.
 
+pub mod contacts;
 pub mod download;
+pub mod error;
 pub mod failures;
 mod lanes;
 pub mod ports;
 pub mod projection;
+pub mod retention;
+pub mod snapshot;
 pub mod tables;
 pub mod upload;
 
+pub use contacts::Contacts;
 pub use download::Download;
+pub use error::SyncError;
 pub use failures::Failures;
 pub use ports::authenticator::{AuthError, Authenticator, Caller, Credentials, TokenIssuer};
 pub use ports::clock::{Clock, SystemClock};
+pub use ports::contacts::ContactStore;
 pub use ports::materializer::{Batch, MaterializeError, Materializer, NetRow};
 pub use ports::projection::ProjectionStore;
+pub use ports::retention::RetentionStore;
 pub use ports::store::{StoreError, SyncStore};
+pub use retention::Retention;
+pub use snapshot::Snapshots;
 pub use tables::{Materialize, SharedCatalog, TableConfig};
 pub use upload::UploadService;
 

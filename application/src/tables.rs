@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use outrigger_domain::{Catalog, Reference, Table, TableName};
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::{DiGraph, NodeIndex};
 
 /// Whether a table is projected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +55,25 @@ impl SharedCatalog {
     pub fn replace(&self, catalog: Catalog) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
     }
+}
+
+/// The tables, each behind those that its rows refer to. Where tables refer to each other in a circle, or to
+/// themselves, no order of them could do that for their rows.
+pub fn parents_first(catalog: &Catalog) -> Vec<TableName> {
+    let tables = catalog.tables();
+    let mut references: DiGraph<(), ()> = DiGraph::new();
+    for _ in tables {
+        references.add_node(());
+    }
+    for (child, table) in tables.iter().enumerate() {
+        for reference in &table.references {
+            if let Some(parent) = tables.iter().position(|table| table.name == reference.parent) {
+                references.add_edge(NodeIndex::new(child), NodeIndex::new(parent), ());
+            }
+        }
+    }
+    // Tarjan's algorithm gives a component after those it points to.
+    tarjan_scc(&references).into_iter().flatten().map(|table| tables[table.index()].name.clone()).collect()
 }
 
 /// The configured tables with the references that were found in the database besides those declared.

@@ -9,6 +9,7 @@ use outrigger_domain::plan::Verdict;
 use outrigger_domain::{Planner, RawChange, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
 
+use crate::error::SyncError;
 use crate::lanes::{Budget, Joined, Lanes, Weight};
 use crate::ports::clock::Clock;
 use crate::ports::store::{StoreError, SyncStore};
@@ -25,10 +26,7 @@ const ATTEMPTS_MAX: u32 = 20;
 const BACKOFF_MIN: Duration = Duration::from_millis(1);
 const BACKOFF_MAX: Duration = Duration::from_millis(64);
 
-/// An error that several uploads share, since they were written together.
-pub type SharedError = Arc<StoreError>;
-
-type Answer = Result<Verdict, SharedError>;
+type Answer = Result<Verdict, SyncError>;
 
 struct Job {
     upload: Upload,
@@ -95,8 +93,8 @@ impl UploadService {
     }
 }
 
-fn unavailable(what: &'static str) -> SharedError {
-    Arc::new(StoreError::Unavailable(what.into()))
+fn unavailable(what: &'static str) -> SyncError {
+    StoreError::Unavailable(what.into()).into()
 }
 
 /// Works off the lane of one user. Closes the lane when dropped, so that a panic cannot leave it blocked.
@@ -129,37 +127,37 @@ impl Worker {
 impl Inner {
     async fn answer_all(&self, user: &UserId, uploads: &[&Upload]) -> Vec<Answer> {
         match self.write(user, uploads).await {
-            Ok(verdicts) => verdicts.into_iter().map(Ok).collect(),
+            Ok(answers) => answers,
             // One upload that the storage chokes on must not take the others with it.
             Err(StoreError::Backend(_) | StoreError::Corrupt { .. }) if uploads.len() > 1 => {
                 let mut answers = Vec::with_capacity(uploads.len());
                 for upload in uploads {
                     let alone = self.write(user, &[upload]).await;
-                    answers.push(alone.map_err(Arc::new).map(|mut verdicts| verdicts.remove(0)));
+                    answers.push(alone.map_or_else(|error| Err(error.into()), |mut answers| answers.remove(0)));
                 }
                 answers
             }
             Err(error) => {
-                let shared = Arc::new(error);
-                uploads.iter().map(|_| Err(Arc::clone(&shared))).collect()
+                let shared = SyncError::from(error);
+                uploads.iter().map(|_| Err(shared.clone())).collect()
             }
         }
     }
 
-    /// Decides the uploads one after another and writes them together: one verdict each.
-    async fn write(&self, user: &UserId, uploads: &[&Upload]) -> Result<Vec<Verdict>, StoreError> {
+    /// Decides the uploads one after another and writes them together: one answer each.
+    async fn write(&self, user: &UserId, uploads: &[&Upload]) -> Result<Vec<Answer>, StoreError> {
         let decidable = |upload: &&&Upload| upload.submissions.len() <= self.limits.changes_max;
         let wanted = Wanted::of(uploads.iter().filter(decidable).copied());
         let mut backoff = BACKOFF_MIN;
         for _ in 0..ATTEMPTS_MAX {
             let mut planner = Planner::new(self.store.load(user, &wanted).await?, self.limits);
-            let verdicts = uploads.iter().map(|upload| planner.decide(upload)).collect();
+            let answers = uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
             let plan = planner.finish(self.clock.now());
             if plan.log.is_empty() {
-                return Ok(verdicts);
+                return Ok(answers);
             }
             match self.store.commit(user, plan).await {
-                Ok(()) => return Ok(verdicts),
+                Ok(()) => return Ok(answers),
                 Err(StoreError::Contention) => {
                     tokio::time::sleep(backoff.mul_f64(fastrand::f64())).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);

@@ -31,6 +31,19 @@ takes; a secret is not needed.
 Exit codes: 0 nothing remains, 1 some rows could not be projected or the database cannot be used, 2 the configuration
 is wrong.";
 
+const CLEARING: &str = "\
+Works on the database directly, beside a running server or without one, and takes the configuration that the server
+takes; a secret is not needed. Prints what was cleared.
+
+Exit codes: 0 done, 1 stopped half-way or the database cannot be used, 2 the configuration is wrong.";
+
+const RESTORING: &str = "\
+Run it once, before the server is started on the restored database. Devices that have seen what the backup had not are
+told so, fetch the rows as they are and keep what they have not uploaded yet. Numbers of the streams that were given out
+in the time that was lost are not given out again, if --skip is more than any user's changes in that time.
+
+Exit codes: 0 done, 1 the database cannot be used, 2 the configuration is wrong.";
+
 /// A sync server: keeps the devices of an app's users in step.
 #[derive(Parser)]
 #[command(name = "outrigger", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
@@ -53,6 +66,12 @@ pub(crate) enum Command {
     /// Make the rows of a business table what devices have uploaded.
     #[command(after_help = OPERATING)]
     Materialize(MaterializeArgs),
+    /// Clear the log of what retention.* lets go, now; a running server does so by itself.
+    #[command(after_help = CLEARING)]
+    Compact(CompactArgs),
+    /// Tell devices to start again from a snapshot, after the database was restored from a backup.
+    #[command(name = "restore-mark", after_help = RESTORING)]
+    RestoreMark(RestoreMarkArgs),
 }
 
 impl Command {
@@ -63,6 +82,8 @@ impl Command {
             Self::Failures(FailuresCommand::List(args)) => &args.flags,
             Self::Failures(FailuresCommand::Retry(args)) => &args.flags,
             Self::Materialize(args) => &args.flags,
+            Self::Compact(args) => &args.flags,
+            Self::RestoreMark(args) => &args.flags,
         }
     }
 }
@@ -132,6 +153,26 @@ pub(crate) struct MaterializeArgs {
     /// Rows in one step
     #[arg(long, value_name = "ROWS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) batch: u32,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of `compact`.
+#[derive(Args)]
+pub(crate) struct CompactArgs {
+    /// Only the stream of this user
+    #[arg(long, value_parser = user)]
+    pub(crate) user: Option<UserId>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The flags of `restore-mark`.
+#[derive(Args)]
+pub(crate) struct RestoreMarkArgs {
+    /// Numbers that every stream skips
+    #[arg(long, value_name = "NUMBERS", default_value_t = 1_000_000)]
+    pub(crate) skip: u32,
     #[command(flatten)]
     flags: Flags,
 }

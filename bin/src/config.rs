@@ -7,6 +7,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use outrigger_application::TableConfig;
 use outrigger_domain::TableName;
@@ -67,6 +68,7 @@ pub(crate) fn load(
         check_secret(secret.as_deref())?;
     }
     check_bound(&settings)?;
+    check_retention(&settings)?;
     let tables = tables(std::mem::take(&mut settings.tables), demo)?;
     Ok(Config { settings, demo, secret, tables })
 }
@@ -88,6 +90,19 @@ fn check_bound(settings: &Settings) -> Result<(), ConfigError> {
     if timeout_ms > PROJECTION_TIMEOUT_MS_MAX {
         let why = format!("is {timeout_ms} and may be {PROJECTION_TIMEOUT_MS_MAX} at the most: uploads wait for it");
         return Err(ConfigError(format!("projection.timeout_ms {why}")));
+    }
+    Ok(())
+}
+
+/// A deletion outlives what it supersedes, and a sweep is no busy loop.
+fn check_retention(settings: &Settings) -> Result<(), ConfigError> {
+    let ages = &settings.retention;
+    if ages.tombstones_after < ages.superseded_after {
+        let why = "must not be shorter than retention.superseded_after: without its deletion a row would come back";
+        return Err(ConfigError(format!("retention.tombstones_after {why}")));
+    }
+    if ages.every.0 < Duration::from_secs(1) {
+        return Err(ConfigError("retention.every must be one second or more".into()));
     }
     Ok(())
 }

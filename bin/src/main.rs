@@ -4,6 +4,7 @@
 mod banner;
 mod catalog;
 mod cli;
+mod compact;
 mod config;
 mod failures;
 mod logging;
@@ -71,6 +72,8 @@ async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
             failures::retry(&*wire::open_existing(&config).await?.projection, &args).await
         }
         Command::Materialize(args) => rebuild::run(&config, &args).await,
+        Command::Compact(args) => compact::run(&config, &args).await,
+        Command::RestoreMark(args) => compact::restore_mark(&config, &args).await,
     }
 }
 

@@ -4,7 +4,9 @@ use std::io::{Write, stdout};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_application::{Clock, Download, Failures, SharedCatalog, SystemClock, UploadService};
+use outrigger_application::{
+    Clock, Contacts, Download, Failures, SharedCatalog, Snapshots, SystemClock, UploadService,
+};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_http::{Api, Demo, Stopped};
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, LEEWAY_S};
@@ -14,7 +16,12 @@ use uuid::Uuid;
 use crate::banner::Banner;
 use crate::config::{Config, Settings};
 use crate::wire::{self, Store, failed};
-use crate::{RunError, catalog, shutdown};
+use crate::{RunError, catalog, compact, shutdown};
+
+/// How often the contacts of devices are written.
+const CONTACTS_EVERY: Duration = Duration::from_secs(10);
+/// How often streams that are due to be swept are looked for, at the least.
+const SWEEP_CHECK_MAX: Duration = Duration::from_secs(600);
 
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(config: Config) -> Result<(), RunError> {
@@ -37,10 +44,21 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let _ = writeln!(stdout(), "outrigger is listening on {url}");
     let every = Duration::from_secs(config.settings.projection.catalog_refresh_s.get().into());
     let projection = Arc::clone(&store.projection);
-    let following = tokio::spawn(catalog::follow(config.tables.clone(), projection, catalog.clone(), every));
-    let router = outrigger_http::router(api(&config, store, catalog));
+    let contacts = Contacts::new(Arc::clone(&store.contacts), Arc::new(SystemClock));
+    let retention = compact::retention(&config, Arc::clone(&store.retention), compact::PAUSE);
+    let mut background = tokio::task::JoinSet::new();
+    background.spawn(catalog::follow(config.tables.clone(), projection, catalog.clone(), every));
+    let noting = contacts.clone();
+    background.spawn(async move { noting.follow(CONTACTS_EVERY).await });
+    let every = config.settings.retention.every.0;
+    background.spawn(async move { retention.follow(every, every.min(SWEEP_CHECK_MAX)).await });
+    let router = outrigger_http::router(api(&config, store, catalog, contacts.clone()));
     let stopped = outrigger_http::serve(listener, router, shutdown, drain_timeout).await;
-    following.abort();
+    // Ends what runs in it.
+    drop(background);
+    if let Err(error) = contacts.flush().await {
+        tracing::warn!(%error, "the last contacts of devices could not be written");
+    }
     match stopped {
         Stopped::Drained => tracing::info!("stopped"),
         Stopped::TimedOut => tracing::warn!("stopped, though requests were still running when the time was up"),
@@ -56,7 +74,7 @@ async fn bind(settings: &Settings) -> Result<(TcpListener, String), RunError> {
     Ok((listener, url))
 }
 
-fn api(config: &Config, store: Store, catalog: SharedCatalog) -> Api {
+fn api(config: &Config, store: Store, catalog: SharedCatalog, contacts: Contacts) -> Api {
     let settings = &config.settings;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secret = config.secret.clone().unwrap_or_else(random_secret);
@@ -74,8 +92,10 @@ fn api(config: &Config, store: Store, catalog: SharedCatalog) -> Api {
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
     };
     Api {
-        upload: UploadService::new(Arc::clone(&store.sync), clock, catalog, limits),
+        upload: UploadService::new(Arc::clone(&store.sync), clock, catalog.clone(), limits),
         download: Download::new(Arc::clone(&store.sync)),
+        snapshots: Snapshots::new(Arc::clone(&store.sync), catalog),
+        contacts,
         failures: Failures::new(store.projection),
         store: store.sync,
         authenticator: Arc::new(authenticator),

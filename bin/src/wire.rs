@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_application::{ProjectionStore, SyncStore};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore};
 use outrigger_memory::MemoryStore;
 use outrigger_postgres::{ConnectError, PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
@@ -13,18 +13,27 @@ use outrigger_sqlite::{SqliteOptions, SqliteStore};
 use crate::RunError;
 use crate::config::{Config, DatabaseUrl, Synchronous};
 
-/// One store, by the two ports that it serves.
+/// One store, by the ports that it serves.
 pub(crate) struct Store {
     /// Users' streams.
     pub(crate) sync: Arc<dyn SyncStore>,
     /// The business tables.
     pub(crate) projection: Arc<dyn ProjectionStore>,
+    /// What is kept of the streams.
+    pub(crate) retention: Arc<dyn RetentionStore>,
+    /// The devices.
+    pub(crate) contacts: Arc<dyn ContactStore>,
 }
 
-impl<S: SyncStore + ProjectionStore + 'static> From<S> for Store {
+impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static> From<S> for Store {
     fn from(store: S) -> Self {
         let store = Arc::new(store);
-        Self { sync: Arc::<S>::clone(&store), projection: store }
+        Self {
+            sync: Arc::<S>::clone(&store),
+            projection: Arc::<S>::clone(&store),
+            retention: Arc::<S>::clone(&store),
+            contacts: store,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::catalog::{Catalog, DEFAULT_SCHEMA, Table, part};
 use crate::decision::{Reason, Refusal};
-use crate::ids::{RowVersion, SourceChangeId, SourceId};
+use crate::ids::{Epoch, RowVersion, SourceChangeId, SourceId};
 use crate::limits::{PAYLOAD_DEPTH_MAX, UploadLimits};
 use crate::stream::RowKey;
 use crate::{json, key};
@@ -181,6 +181,8 @@ pub struct Upload {
     pub submissions: Vec<Submission>,
     /// Whether all of them are applied or none.
     pub atomic: bool,
+    /// The life of the stream that the source knows, if it says so.
+    pub epoch: Option<Epoch>,
 }
 
 impl Upload {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::limits::ID_BYTES_MAX;
 
 /// Why a text is not an id of a user or a source.
@@ -106,6 +108,17 @@ counter! {
 counter! {
     /// The source's own number for a change: positive, never reused by that source.
     SourceChangeId
+}
+
+/// Names one life of a user's stream. Another epoch means that the numbers of the stream have lost their meaning: the
+/// database was restored from a backup, or the user was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Epoch(pub Uuid);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 #[cfg(test)]

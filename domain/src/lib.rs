@@ -16,12 +16,14 @@ pub mod json;
 pub mod key;
 pub mod limits;
 pub mod plan;
+pub mod retention;
 pub mod stream;
 pub mod window;
 
 pub use catalog::{Catalog, Reference, Table, TableName};
 pub use change::{Change, Op, Payload, RawChange, Submission, Upload};
 pub use decision::{Decision, Reason, Refusal, ServerRow};
-pub use ids::{RowVersion, ServerSeq, SourceChangeId, SourceId, UserId};
+pub use ids::{Epoch, RowVersion, ServerSeq, SourceChangeId, SourceId, UserId};
 pub use plan::{Plan, Planner};
-pub use stream::{LogEntry, Logged, RowKey, RowState, Snapshot, StreamHead, Wanted};
+pub use stream::{Kept, LogEntry, Logged, LoggedPayload, RowKey, RowState, Snapshot, StreamHead, Wanted};
+pub use window::Reset;

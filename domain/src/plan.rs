@@ -14,6 +14,7 @@ use crate::decision::{Decision, Reason, Refusal, ServerRow};
 use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
 use crate::limits::UploadLimits;
 use crate::stream::{LogEntry, PayloadWanted, RowKey, RowState, Snapshot, StreamHead, Wanted, WantedRow};
+use crate::window::Reset;
 
 /// What is to be written, all of it or nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +51,7 @@ pub struct Verdict {
     /// False if a table was not registered, the upload was too large, or it was atomic and aborted.
     pub accepted: bool,
     /// The end of the stream after this upload.
-    pub head: ServerSeq,
+    pub head: StreamHead,
     /// One decision per change, in the order of the upload.
     pub decisions: Vec<Decision>,
 }
@@ -62,6 +63,9 @@ impl Wanted {
         let mut positions = HashMap::new();
         let mut keys = std::collections::HashSet::new();
         for upload in uploads {
+            if !wanted.sources.contains(&upload.source) {
+                wanted.sources.push(upload.source.clone());
+            }
             for change in upload.submissions.iter().filter_map(|submission| submission.change.as_ref().ok()) {
                 let key = (upload.source.clone(), change.source_change_id);
                 if keys.insert(key.clone()) {
@@ -109,10 +113,11 @@ impl Planner {
         Self { snapshot, limits, log: Vec::new(), last_entry: HashMap::new(), new_keys: HashMap::new() }
     }
 
-    /// Decides one upload on top of those decided before.
-    pub fn decide(&mut self, upload: &Upload) -> Verdict {
+    /// Decides one upload on top of those decided before. One that names another life of the stream is refused.
+    pub fn decide(&mut self, upload: &Upload) -> Result<Verdict, Reset> {
+        Reset::check_epoch(self.snapshot.head, upload.epoch)?;
         if upload.submissions.len() > self.limits.changes_max {
-            return self.refuse_whole(upload);
+            return Ok(self.refuse_whole(upload));
         }
         let start = self.log.len();
         let mut attempt = Attempt::new(upload);
@@ -130,7 +135,7 @@ impl Planner {
             self.abort(upload, &mut decisions);
             accepted = false;
         }
-        Verdict { accepted, head: self.head(), decisions }
+        Ok(Verdict { accepted, head: self.stream_head(), decisions })
     }
 
     /// All that the decided uploads write.
@@ -148,11 +153,15 @@ impl Planner {
         self.log.last().map_or(self.snapshot.head.seq, |entry| entry.server_id)
     }
 
+    fn stream_head(&self) -> StreamHead {
+        StreamHead { seq: self.head(), ..self.snapshot.head }
+    }
+
     fn refuse_whole(&self, upload: &Upload) -> Verdict {
         let (count, max) = (upload.submissions.len(), self.limits.changes_max);
         let refusal = Refusal::new(Reason::BatchTooLarge, format!("{count} changes in one upload, {max} at most"));
         let decisions = vec![Decision::Invalid(refusal); count];
-        Verdict { accepted: false, head: self.head(), decisions }
+        Verdict { accepted: false, head: self.stream_head(), decisions }
     }
 
     fn decide_all(&mut self, upload: &Upload, attempt: &mut Attempt<'_>) -> Vec<Decision> {
@@ -172,6 +181,9 @@ impl Planner {
     ) -> Decision {
         if let Some(decision) = self.decide_known_key(source, change) {
             return decision;
+        }
+        if self.is_forgotten(source, change.source_change_id) {
+            return Decision::Conflict(self.server_row(&change.row));
         }
         if let Some(missing) = self.missing_parents(position, change, attempt) {
             return fk_missing(missing);
@@ -215,20 +227,32 @@ impl Planner {
         attempt.orphans.len() > known
     }
 
+    /// Whether the key may be one of those that were forgotten. Such a change may have been applied long ago, and the
+    /// row that it changed be forgotten too: to apply it could bring back what was deleted since.
+    fn is_forgotten(&self, source: &SourceId, id: SourceChangeId) -> bool {
+        !self.new_keys.contains_key(&(source.clone(), id))
+            && self.snapshot.forgotten.get(source).is_some_and(|&highest| id <= highest)
+    }
+
     /// Rules 3 and 4: the key is in the log already, for this change or for another.
     fn decide_known_key(&self, source: &SourceId, change: &Change) -> Option<Decision> {
         let key = (source.clone(), change.source_change_id);
-        let (op, row, payload, version) = match self.new_keys.get(&key) {
+        let payload = change.op.payload();
+        let (op, row, same_payload, version) = match self.new_keys.get(&key) {
             Some(&position) => {
                 let LogEntry { change, version, .. } = &self.log[position];
-                (change.op.kind(), &change.row, change.op.payload(), *version)
+                (change.op.kind(), &change.row, change.op.payload() == payload, *version)
             }
             None => {
                 let logged = self.snapshot.logged.get(&key)?;
-                (logged.op, &logged.row, logged.payload.as_ref(), logged.version)
+                let same = match (&logged.payload, payload) {
+                    (Some(logged), Some(payload)) => logged.is_of(payload),
+                    (logged, payload) => logged.is_none() && payload.is_none(),
+                };
+                (logged.op, &logged.row, same, logged.version)
             }
         };
-        let same = op == change.op.kind() && *row == change.row && payload == change.op.payload();
+        let same = op == change.op.kind() && *row == change.row && same_payload;
         Some(if same {
             Decision::Applied { version: Some(version) }
         } else {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::catalog::TableName;
 use crate::change::{Change, OpKind, Payload};
-use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
+use crate::ids::{Epoch, RowVersion, ServerSeq, SourceChangeId, SourceId};
 
 /// What names a row of one user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +32,17 @@ impl fmt::Display for RowKey {
 pub struct StreamHead {
     /// The highest `server_id` handed out; 0 for a user without changes.
     pub seq: ServerSeq,
+    /// The life of the stream in which it was handed out.
+    pub epoch: Epoch,
+}
+
+/// From where on a stream is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The highest `server_id` of a deletion that was pruned: a device whose cursor is lower may not know of it.
+    pub floor: ServerSeq,
+    /// The number that the stream gave to the pruning itself. A window that ends there or later was opened after it.
+    pub moved_at: ServerSeq,
 }
 
 /// What [`Planner`](crate::Planner) has to know before it can decide some uploads of one user.
@@ -41,6 +52,8 @@ pub struct Wanted {
     pub rows: Vec<WantedRow>,
     /// The idempotency keys of the changes, each once.
     pub keys: Vec<(SourceId, SourceChangeId)>,
+    /// The sources of the keys, each once.
+    pub sources: Vec<SourceId>,
 }
 
 /// A row whose state is wanted.
@@ -91,8 +104,10 @@ pub struct Snapshot {
     pub head: StreamHead,
     /// The wanted rows that the server has seen, tombstones included.
     pub rows: HashMap<RowKey, (RowVersion, RowState)>,
-    /// The wanted keys that are in the log.
+    /// The wanted keys that are in the log, or remembered since their entries were pruned.
     pub logged: HashMap<(SourceId, SourceChangeId), Logged>,
+    /// The highest number of each wanted source that was forgotten, if any was.
+    pub forgotten: HashMap<SourceId, SourceChangeId>,
 }
 
 /// The state of a row that the server has seen.
@@ -113,10 +128,29 @@ pub struct Logged {
     pub op: OpKind,
     /// The row it changed.
     pub row: RowKey,
-    /// Its payload; none for a delete.
-    pub payload: Option<Payload>,
+    /// What is remembered of its payload; none for a delete.
+    pub payload: Option<LoggedPayload>,
     /// The version it gave the row.
     pub version: RowVersion,
+}
+
+/// What is remembered of the payload of an applied change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LoggedPayload {
+    /// All of it: the change is in the log.
+    Whole(Payload),
+    /// Its [digest](Payload::digest): the change was pruned from the log.
+    Digest([u8; 32]),
+}
+
+impl LoggedPayload {
+    /// Whether it is of the same JSON value.
+    pub fn is_of(&self, payload: &Payload) -> bool {
+        match self {
+            Self::Whole(logged) => logged == payload,
+            Self::Digest(digest) => digest == payload.digest(),
+        }
+    }
 }
 
 /// A change that is about to be appended to a stream.

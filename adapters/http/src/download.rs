@@ -5,8 +5,9 @@ use axum::response::Response;
 use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{Page, PageQuery};
-use outrigger_domain::{ServerSeq, SourceId};
+use outrigger_domain::{Epoch, ServerSeq, SourceId};
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use crate::Api;
 use crate::body::json;
@@ -37,12 +38,17 @@ struct DownloadParams {
     /// The `window_until` of the first page keeps the window where it was then; 0 sets no bound.
     #[param(minimum = 0, default = 0, required = false)]
     until: i64,
+    /// The epoch that `after` is of; another one than the stream's is refused.
+    epoch: Option<Uuid>,
 }
 
 /// Download changes
 ///
 /// Changes come in ascending order of `server_id`, and a device that goes on from `next_after` misses none. A device
-/// that wants one consistent state keeps `until` at the first page's `window_until` while `has_more` is true.
+/// that wants one consistent state keeps `until` at the first page's `window_until` while `has_more` is true; a new
+/// device that pages from 0 has to.
+///
+/// A 410 or 409 says that the device cannot go on from `after`: it starts again from `GET /sync/snapshot`.
 #[utoipa::path(
     get,
     path = "/sync/download",
@@ -55,7 +61,7 @@ struct DownloadParams {
              "server_id": 1, "schema": "public", "table": "users", "op": "INSERT",
              "pk": "550e8400-e29b-41d4-a716-446655440000", "payload": {"name": "Alice"}, "server_version": 1,
              "deleted": false, "source_id": "phone", "source_change_id": 1, "ts": "2025-08-08T07:01:00.123456Z"}],
-             "has_more": false, "next_after": 1, "window_until": 1})),
+             "has_more": false, "next_after": 1, "window_until": 1, "epoch": "7c9e6679-7425-40de-944b-e07fc1f90ae7"})),
         DownloadErrors
     ),
 )]
@@ -64,7 +70,9 @@ pub(crate) async fn download(
     Authenticated(caller): Authenticated,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    let query = DownloadParams::read(&pairs)?.query(caller.source);
+    let params = DownloadParams::read(&pairs)?;
+    api.contacts.note(&caller, Some(ServerSeq(params.after)));
+    let query = params.query(caller.source);
     let page = api.download.page(&caller.user, &query).await?;
     Ok(json(&DownloadResponse::from(&page), bytes(&page)))
 }
@@ -77,6 +85,7 @@ impl DownloadParams {
             schema: params::name(pairs, "schema")?,
             include_self: params::flag(pairs, "include_self")?,
             until: params::number(pairs, "until", 0..=i64::MAX)?.unwrap_or(0),
+            epoch: params::epoch(pairs)?.map(|epoch| epoch.0),
         })
     }
 
@@ -87,6 +96,7 @@ impl DownloadParams {
             limit: self.limit,
             schema: self.schema,
             exclude: (!self.include_self).then_some(caller),
+            epoch: self.epoch.map(Epoch),
         }
     }
 }

@@ -2,12 +2,12 @@
 
 use std::any::Any;
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use outrigger_application::{AuthError, StoreError};
+use outrigger_application::{AuthError, StoreError, SyncError};
+use outrigger_domain::Reset;
 
 use crate::body::json;
 use crate::wire::ErrorBody;
@@ -23,6 +23,9 @@ pub(crate) enum ErrorKind {
     NotFound,
     MethodNotAllowed,
     RetryInProgress,
+    CursorAhead,
+    EpochChanged,
+    HistoryPruned,
     PayloadTooLarge,
     UnsupportedMediaType,
     InternalError,
@@ -38,6 +41,9 @@ impl ErrorKind {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::RetryInProgress => (StatusCode::CONFLICT, "retry_in_progress"),
+            Self::CursorAhead => (StatusCode::CONFLICT, "cursor_ahead"),
+            Self::EpochChanged => (StatusCode::CONFLICT, "epoch_changed"),
+            Self::HistoryPruned => (StatusCode::GONE, "history_pruned"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
@@ -54,6 +60,9 @@ impl ErrorKind {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::RetryInProgress
+            | Self::CursorAhead
+            | Self::EpochChanged
+            | Self::HistoryPruned
             | Self::PayloadTooLarge
             | Self::UnsupportedMediaType
             | Self::InternalError => None,
@@ -69,12 +78,14 @@ pub(crate) struct ApiError {
     message: Cow<'static, str>,
     /// For the log only.
     cause: Option<String>,
+    /// What the device has to start again with.
+    reset: Option<Reset>,
 }
 
 impl ApiError {
     /// An error that the client can do something about: the message says what.
     pub(crate) fn client(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), cause: None }
+        Self { kind, message: message.into(), cause: None, reset: None }
     }
 
     /// A request that is not as the protocol has it.
@@ -84,13 +95,13 @@ impl ApiError {
 
     /// A request that may succeed later.
     pub(crate) fn unavailable(message: &'static str, cause: impl ToString) -> Self {
-        Self { kind: ErrorKind::Unavailable, message: message.into(), cause: Some(cause.to_string()) }
+        Self { kind: ErrorKind::Unavailable, message: message.into(), cause: Some(cause.to_string()), reset: None }
     }
 
     /// A failure of the server itself.
     pub(crate) fn internal(cause: impl ToString) -> Self {
         let message = "the server failed; its log says more under this answer's x-request-id";
-        Self { kind: ErrorKind::InternalError, message: message.into(), cause: Some(cause.to_string()) }
+        Self { kind: ErrorKind::InternalError, message: message.into(), cause: Some(cause.to_string()), reset: None }
     }
 }
 
@@ -103,7 +114,7 @@ impl IntoResponse for ApiError {
             (ErrorKind::Unavailable, Some(cause)) => tracing::warn!(cause, "unavailable"),
             (_, Some(cause)) => tracing::error!(cause, "internal error"),
         }
-        let mut response = json(&ErrorBody { error: code, message: &self.message }, 256);
+        let mut response = json(&ErrorBody::new(code, &self.message, self.reset), 256);
         *response.status_mut() = status;
         response.headers_mut().extend(self.kind.header());
         response
@@ -126,9 +137,24 @@ impl From<StoreError> for ApiError {
     }
 }
 
-impl From<Arc<StoreError>> for ApiError {
-    fn from(error: Arc<StoreError>) -> Self {
-        Self::from(&*error)
+impl From<Reset> for ApiError {
+    fn from(reset: Reset) -> Self {
+        let kind = match reset {
+            Reset::EpochChanged { .. } => ErrorKind::EpochChanged,
+            Reset::CursorAhead { .. } => ErrorKind::CursorAhead,
+            Reset::HistoryPruned { .. } => ErrorKind::HistoryPruned,
+        };
+        let message = format!("{reset}; start again from GET /sync/snapshot and keep what is not uploaded yet");
+        Self { kind, message: message.into(), cause: None, reset: Some(reset) }
+    }
+}
+
+impl From<SyncError> for ApiError {
+    fn from(error: SyncError) -> Self {
+        match error {
+            SyncError::Reset(reset) => reset.into(),
+            SyncError::Store(error) => Self::from(&*error),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ mod params;
 mod schema_version;
 mod serve;
 mod signin;
+mod snapshot;
+mod source;
 mod trace;
 mod upload;
 mod wire;
@@ -29,8 +31,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::get;
-use outrigger_application::{Authenticator, Download, Failures, SyncStore, TokenIssuer, UploadService};
+use outrigger_application::{
+    Authenticator, Contacts, Download, Failures, Snapshots, SyncStore, TokenIssuer, UploadService,
+};
+use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -44,6 +50,10 @@ pub struct Api {
     pub upload: UploadService,
     /// Behind `GET /sync/download`.
     pub download: Download,
+    /// Behind `GET /sync/snapshot`.
+    pub snapshots: Snapshots,
+    /// Behind `GET /sync/source`.
+    pub contacts: Contacts,
     /// Behind `/admin/materialize-failures`.
     pub failures: Failures,
     /// Asked by `GET /ready` whether it answers.
@@ -70,6 +80,8 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
     let routes = OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(upload::upload))
         .routes(routes!(download::download))
+        .routes(routes!(snapshot::snapshot))
+        .routes(routes!(source::source))
         .routes(routes!(schema_version::schema_version))
         .routes(routes!(failures::list))
         .routes(routes!(failures::retry))
@@ -90,6 +102,8 @@ pub fn router(api: Api) -> Router {
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(api)
+        // The fastest level: on a text of rows the next ones cost several times the time for a tenth of the size.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(from_fn(linger::linger))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn(trace::trace))

@@ -67,6 +67,8 @@ impl IntoParams for SourceHeader {
 pub(crate) struct SyncErrors;
 /// How a download fails.
 pub(crate) struct DownloadErrors;
+/// How reading a snapshot fails.
+pub(crate) struct SnapshotErrors;
 /// How an upload fails.
 pub(crate) struct UploadErrors;
 /// How trying a failure again fails.
@@ -87,20 +89,29 @@ impl IntoResponses for SyncErrors {
 
 impl IntoResponses for DownloadErrors {
     fn responses() -> Responses {
-        SyncErrors::responses().into_iter().chain([documented(ErrorKind::InvalidRequest)]).collect()
+        let own = [ErrorKind::CursorAhead, ErrorKind::HistoryPruned].map(documented);
+        SnapshotErrors::responses().into_iter().chain(own).collect()
+    }
+}
+
+impl IntoResponses for SnapshotErrors {
+    fn responses() -> Responses {
+        let own = [ErrorKind::InvalidRequest, ErrorKind::EpochChanged].map(documented);
+        SyncErrors::responses().into_iter().chain(own).collect()
     }
 }
 
 impl IntoResponses for UploadErrors {
     fn responses() -> Responses {
-        SyncErrors::responses().into_iter().chain(SigninErrors::responses()).collect()
+        let own = [documented(ErrorKind::EpochChanged)];
+        SyncErrors::responses().into_iter().chain(SigninErrors::responses()).chain(own).collect()
     }
 }
 
 impl IntoResponses for RetryErrors {
     fn responses() -> Responses {
         let own = [ErrorKind::NotFound, ErrorKind::RetryInProgress].map(documented);
-        UploadErrors::responses().into_iter().chain(own).collect()
+        SyncErrors::responses().into_iter().chain(SigninErrors::responses()).chain(own).collect()
     }
 }
 

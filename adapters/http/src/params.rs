@@ -4,7 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use outrigger_domain::TableName;
+use outrigger_domain::{Epoch, TableName};
+use uuid::Uuid;
 
 use crate::error::ApiError;
 
@@ -47,6 +48,22 @@ pub(crate) fn flag(pairs: &[(String, String)], name: &str) -> Result<bool, ApiEr
         Some("true" | "1") => Ok(true),
         Some(_) => Err(ApiError::invalid_request(format!("`{name}` must be true, false, 1 or 0"))),
     }
+}
+
+/// The epoch that a device knows.
+pub(crate) fn epoch(pairs: &[(String, String)]) -> Result<Option<Epoch>, ApiError> {
+    single(pairs, "epoch")?.map(read_epoch).transpose()
+}
+
+/// Reads an epoch, wherever it stands.
+pub(crate) fn read_epoch(text: &str) -> Result<Epoch, ApiError> {
+    Uuid::try_parse(text).map(Epoch).map_err(|_| ApiError::invalid_request("`epoch` must be a UUID"))
+}
+
+/// Text of any kind that reads itself.
+pub(crate) fn parsed<T: FromStr<Err: Display>>(pairs: &[(String, String)], name: &str) -> Result<Option<T>, ApiError> {
+    let read = |text: &str| text.parse().map_err(|why| ApiError::invalid_request(format!("`{name}` {why}")));
+    single(pairs, name)?.map(read).transpose()
 }
 
 /// The name of a schema or of a table, in its normal form.

@@ -8,7 +8,7 @@ use outrigger_application::UploadService;
 use outrigger_domain::json::{self, FromObject};
 use outrigger_domain::limits::MIXED_CHANGES_MAX;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::{Decision, Submission, Upload};
+use outrigger_domain::{Decision, Epoch, Submission, Upload};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,7 +17,8 @@ use crate::body::{JsonText, brief, json, json_stream};
 use crate::error::ApiError;
 use crate::extract::Authenticated;
 use crate::openapi::{SourceHeader, UploadErrors};
-use crate::wire::{ChangeStatus, UploadChange, UploadRequest, UploadResponse};
+use crate::params;
+use crate::wire::{ChangeStatus, Text, UploadChange, UploadRequest, UploadResponse};
 
 /// Bytes of rows in an answer that is written as a whole. One with more is sent as it is written: a few stale changes
 /// of one large row are answered with many copies of it.
@@ -44,10 +45,11 @@ const STATUS_BYTES: usize = 96;
     responses(
         (status = 200, description = "One status per change, in the order of the request.", body = UploadResponse,
          examples(
-             ("applied" = (value = json!({"accepted": true, "highest_server_seq": 1, "statuses": [
+             ("applied" = (value = json!({"accepted": true, "highest_server_seq": 1,
+                 "epoch": "7c9e6679-7425-40de-944b-e07fc1f90ae7", "statuses": [
                  {"source_change_id": 1, "status": "applied", "new_server_version": 1}]}))),
              ("fk_missing" = (summary = "The row refers to one that does not exist", value = json!({
-                 "accepted": true, "highest_server_seq": 0, "statuses": [
+                 "accepted": true, "highest_server_seq": 0, "epoch": "7c9e6679-7425-40de-944b-e07fc1f90ae7", "statuses": [
                      {"source_change_id": 1, "status": "invalid", "invalid": {"reason": "fk_missing", "details": {
                          "missing": ["public.users:550e8400-e29b-41d4-a716-446655440000"]}},
                       "message": "refers to rows that do not exist: public.users:550e8400-e29b-41d4-a716-446655440000"}]})))
@@ -60,10 +62,11 @@ pub(crate) async fn upload(
     Authenticated(caller): Authenticated,
     JsonText(text): JsonText,
 ) -> Result<Response, ApiError> {
-    let (submissions, atomic) = read(&text, &api.upload)?;
+    api.contacts.note(&caller, None);
+    let Sent { submissions, atomic, epoch } = read(&text, &api.upload)?;
     drop(text);
     let ids: Vec<i64> = submissions.iter().map(|submission| submission.source_change_id).collect();
-    let upload = Upload { source: caller.source, submissions, atomic };
+    let upload = Upload { source: caller.source, submissions, atomic, epoch };
     let verdict = api.upload.upload(&caller.user, upload).await?;
     Ok(answer(ids, verdict))
 }
@@ -94,20 +97,32 @@ struct Mixed<'a> {
     changes: Vec<&'a RawValue>,
     #[serde(default)]
     atomic: bool,
+    #[serde(borrow, default)]
+    epoch: Option<Text<'a>>,
 }
 
-/// Reads the changes and whether they are atomic: in one pass if all of them are well-formed, else one by one.
-fn read(text: &str, service: &UploadService) -> Result<(Vec<Submission>, bool), ApiError> {
-    if let Ok(FromObject(UploadRequest { changes, atomic })) = serde_json::from_str(text) {
-        return Ok((changes.iter().map(|change| service.admit(change.0.raw())).collect(), atomic));
+/// What an upload says, but for who sent it.
+struct Sent {
+    submissions: Vec<Submission>,
+    atomic: bool,
+    epoch: Option<Epoch>,
+}
+
+/// Reads an upload: its changes in one pass if all of them are well-formed, else one by one.
+fn read(text: &str, service: &UploadService) -> Result<Sent, ApiError> {
+    let known = |epoch: Option<Text<'_>>| epoch.map(|text| params::read_epoch(&text.0)).transpose();
+    if let Ok(FromObject(UploadRequest { changes, atomic, epoch })) = serde_json::from_str(text) {
+        let submissions = changes.iter().map(|change| service.admit(change.0.raw())).collect();
+        return Ok(Sent { submissions, atomic, epoch: known(epoch)? });
     }
-    let FromObject(Mixed { changes, atomic }) = serde_json::from_str(text)
+    let FromObject(Mixed { changes, atomic, epoch }) = serde_json::from_str(text)
         .map_err(|error| ApiError::invalid_request(format!("the body is no upload: {}", brief(&error))))?;
     if changes.len() > MIXED_CHANGES_MAX {
         let message = format!("more than {MIXED_CHANGES_MAX} changes, and not all of them well-formed");
         return Err(ApiError::invalid_request(message));
     }
-    Ok((changes.into_iter().map(|change| read_one(change.get(), service)).collect(), atomic))
+    let submissions = changes.into_iter().map(|change| read_one(change.get(), service)).collect();
+    Ok(Sent { submissions, atomic, epoch: known(epoch)? })
 }
 
 fn read_one(text: &str, service: &UploadService) -> Submission {

@@ -3,6 +3,8 @@
 //! Everything is borrowed: from the request's text on the way in, from the domain's values on the way out. Payloads
 //! are spliced in and out as the text they are.
 
+mod snapshot;
+
 use std::borrow::Cow;
 
 use jiff::Timestamp;
@@ -11,12 +13,14 @@ use outrigger_domain::json::FromObject;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Page;
-use outrigger_domain::{Decision, RawChange, Reason, Refusal, RowKey, ServerRow};
+use outrigger_domain::{Decision, RawChange, Reason, Refusal, Reset, RowKey, ServerRow, StreamHead};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
+
+pub(crate) use snapshot::*;
 
 /// What every error looks like.
 #[derive(Serialize, ToSchema)]
@@ -27,6 +31,28 @@ pub(crate) struct ErrorBody<'a> {
     /// For a human.
     #[schema(example = "`limit` must be a number from 1 to 1000")]
     pub(crate) message: &'a str,
+    /// With `epoch_changed`: the stream's epoch now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<Uuid>,
+    /// With `cursor_ahead`: the end of the stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    highest_server_seq: Option<i64>,
+    /// With `history_pruned`: the lowest `after` that can be answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    floor: Option<i64>,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// The body of that error.
+    pub(crate) fn new(error: &'a str, message: &'a str, reset: Option<Reset>) -> Self {
+        let plain = Self { error, message, epoch: None, highest_server_seq: None, floor: None };
+        match reset {
+            None => plain,
+            Some(Reset::EpochChanged { epoch }) => Self { epoch: Some(epoch.0), ..plain },
+            Some(Reset::CursorAhead { head }) => Self { highest_server_seq: Some(head.0), ..plain },
+            Some(Reset::HistoryPruned { floor }) => Self { floor: Some(floor.0), ..plain },
+        }
+    }
 }
 
 /// Changes made on a device. Members that are not listed here are ignored.
@@ -40,6 +66,10 @@ pub(crate) struct UploadRequest<'a> {
     #[serde(default)]
     #[schema(default = false)]
     pub(crate) atomic: bool,
+    /// The epoch that the device knows; another one than the stream's is refused.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<Uuid>)]
+    pub(crate) epoch: Option<Text<'a>>,
 }
 
 /// One INSERT, UPDATE or DELETE of one row.
@@ -92,7 +122,7 @@ impl<'a> UploadChange<'a> {
 /// inside an `Option`.)
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// The answer to an upload.
 #[derive(Serialize, ToSchema)]
@@ -101,6 +131,8 @@ pub(crate) struct UploadResponse<'a> {
     accepted: bool,
     /// The highest `server_id` of the user after the upload.
     highest_server_seq: i64,
+    /// The life of the stream that its numbers are of.
+    epoch: Uuid,
     /// One per change, in the order of the request.
     statuses: Vec<ChangeStatus<'a>>,
 }
@@ -109,7 +141,9 @@ impl<'a> UploadResponse<'a> {
     /// The answer to the changes of those ids.
     pub(crate) fn new(ids: &[i64], verdict: &'a Verdict) -> Self {
         let statuses = ids.iter().zip(&verdict.decisions).map(|(&id, decision)| ChangeStatus::new(id, decision));
-        Self { accepted: verdict.accepted, highest_server_seq: verdict.head.0, statuses: statuses.collect() }
+        let StreamHead { seq, epoch } = verdict.head;
+        let (accepted, statuses) = (verdict.accepted, statuses.collect());
+        Self { accepted, highest_server_seq: seq.0, epoch: epoch.0, statuses }
     }
 
     /// An answer without statuses as text that goes on with the first of them.
@@ -223,6 +257,8 @@ pub(crate) struct DownloadResponse<'a> {
     next_after: i64,
     /// Where the window ends; the `until` that keeps it there.
     window_until: i64,
+    /// The life of the stream that its numbers are of.
+    epoch: Uuid,
 }
 
 impl<'a> From<&'a Page> for DownloadResponse<'a> {
@@ -232,6 +268,7 @@ impl<'a> From<&'a Page> for DownloadResponse<'a> {
             has_more: page.has_more,
             next_after: page.next_after.0,
             window_until: page.window_until.0,
+            epoch: page.epoch.0,
         }
     }
 }

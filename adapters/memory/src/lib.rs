@@ -2,22 +2,27 @@
 //!
 //! It is also the shortest statement of what [`SyncStore`] asks of a store.
 
+mod contacts;
 mod projection;
+mod retention;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
+use outrigger_application::ports::contacts::SourceRecord;
 use outrigger_application::ports::projection::Failure;
-use outrigger_application::ports::store::{StoreError, SyncStore};
+use outrigger_application::ports::store::{LiveRow, Rows, RowsQuery, StoreError, SyncStore};
 use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Logged, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId, SourceId, TableName,
-    UserId, Wanted,
+    Epoch, Kept, Logged, LoggedPayload, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
+    SourceChangeId, SourceId, TableName, UserId, Wanted,
 };
+use uuid::Uuid;
 
 /// The streams of all users, kept in memory.
 #[derive(Debug, Default)]
@@ -25,20 +30,50 @@ pub struct MemoryStore {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+type Key = (SourceId, SourceChangeId);
+
+#[derive(Debug)]
 struct State {
+    epoch: Epoch,
     users: HashMap<UserId, Stream>,
+    sources: HashMap<(UserId, SourceId), SourceRecord>,
     projected: HashSet<TableName>,
     business: HashMap<RowKey, Payload>,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            epoch: Epoch(Uuid::new_v4()),
+            users: HashMap::new(),
+            sources: HashMap::new(),
+            projected: HashSet::new(),
+            business: HashMap::new(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Stream {
+    last: ServerSeq,
+    kept: Kept,
     log: BTreeMap<ServerSeq, StreamChange>,
-    keys: HashMap<(SourceId, SourceChangeId), ServerSeq>,
+    keys: HashMap<Key, ServerSeq>,
+    /// The keys of entries that were pruned.
+    pruned: HashMap<Key, PrunedKey>,
+    /// The highest of each source's keys that are not even kept there any more.
+    forgotten: HashMap<SourceId, SourceChangeId>,
+    swept_at: Option<Timestamp>,
+    clean_at: Option<ServerSeq>,
     rows: HashMap<RowKey, Row>,
     failures: BTreeMap<i64, Failure>,
     last_failure_id: i64,
+}
+
+#[derive(Debug)]
+struct PrunedKey {
+    logged: Logged,
+    at: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -50,10 +85,6 @@ struct Row {
 }
 
 impl Stream {
-    fn head(&self) -> StreamHead {
-        StreamHead { seq: self.log.last_key_value().map_or(ServerSeq(0), |(&seq, _)| seq) }
-    }
-
     fn append(&mut self, plan: Plan) {
         for effect in &plan.rows {
             let entry = &plan.log[effect.entry];
@@ -74,6 +105,7 @@ impl Stream {
                 at: plan.at,
             };
             self.log.insert(entry.server_id, change);
+            self.last = entry.server_id;
         }
     }
 }
@@ -83,6 +115,19 @@ impl MemoryStore {
     pub fn projecting(tables: impl IntoIterator<Item = TableName>) -> Self {
         let state = State { projected: tables.into_iter().collect(), ..State::default() };
         Self { state: Mutex::new(state) }
+    }
+
+    /// The same store with its streams in that epoch, for tests that look at it.
+    #[must_use]
+    pub fn in_epoch(self, epoch: Epoch) -> Self {
+        self.state().epoch = epoch;
+        self
+    }
+
+    /// The user's stream, and its end.
+    fn stream<'s>(state: &'s State, user: &UserId) -> (Option<&'s Stream>, StreamHead) {
+        let stream = state.users.get(user);
+        (stream, StreamHead { seq: stream.map_or(ServerSeq(0), |stream| stream.last), epoch: state.epoch })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,24 +140,30 @@ impl MemoryStore {
 impl SyncStore for MemoryStore {
     async fn load(&self, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
         let state = self.state();
-        let Some(stream) = state.users.get(user) else { return Ok(Snapshot::default()) };
+        let (stream, head) = Self::stream(&state, user);
+        let Some(stream) = stream else { return Ok(Snapshot { head, ..Snapshot::default() }) };
         let row = |key: &RowKey| stream.rows.get(key).map(|row| (key.clone(), (row.version, row.state.clone())));
-        let logged = |key: &(SourceId, SourceChangeId)| {
-            let change = &stream.log[stream.keys.get(key)?];
-            let (row, payload) = (change.row.clone(), change.payload.clone());
+        let logged = |key: &Key| {
+            let Some(seq) = stream.keys.get(key) else {
+                return stream.pruned.get(key).map(|pruned| (key.clone(), pruned.logged.clone()));
+            };
+            let change = &stream.log[seq];
+            let (row, payload) = (change.row.clone(), change.payload.clone().map(LoggedPayload::Whole));
             Some((key.clone(), Logged { op: change.op, row, payload, version: change.version }))
         };
+        let forgotten = |source: &SourceId| Some((source.clone(), *stream.forgotten.get(source)?));
         Ok(Snapshot {
-            head: stream.head(),
+            head,
             rows: wanted.rows.iter().filter_map(|wanted| row(&wanted.key)).collect(),
             logged: wanted.keys.iter().filter_map(logged).collect(),
+            forgotten: wanted.sources.iter().filter_map(forgotten).collect(),
         })
     }
 
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError> {
         let mut state = self.state();
         let stream = state.users.entry(user.clone()).or_default();
-        if stream.head() != plan.head {
+        if stream.last != plan.head.seq {
             return Err(StoreError::Contention);
         }
         let at = plan.at;
@@ -126,7 +177,8 @@ impl SyncStore for MemoryStore {
 
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
         let state = self.state();
-        let Some(stream) = state.users.get(user) else { return Ok(Slice::default()) };
+        let (stream, head) = Self::stream(&state, user);
+        let Some(stream) = stream else { return Ok(Slice { head, ..Slice::default() }) };
         let matches = |change: &&StreamChange| {
             query.schema.as_deref().is_none_or(|schema| change.row.table.schema() == schema)
                 && query.exclude.as_ref().is_none_or(|source| change.source != *source)
@@ -142,7 +194,44 @@ impl SyncStore for MemoryStore {
             bytes += change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
             changes.push(change.clone());
         }
-        Ok(Slice { head: stream.head(), changes, more: matching.peek().is_some() })
+        Ok(Slice { head, kept: stream.kept, changes, more: matching.peek().is_some() })
+    }
+
+    async fn head(&self, user: &UserId) -> Result<(StreamHead, Kept), StoreError> {
+        let state = self.state();
+        let (stream, head) = Self::stream(&state, user);
+        Ok((head, stream.map_or_else(Kept::default, |stream| stream.kept)))
+    }
+
+    async fn rows(&self, user: &UserId, query: &RowsQuery) -> Result<Rows, StoreError> {
+        let state = self.state();
+        let (stream, head) = Self::stream(&state, user);
+        let is_wanted = |key: &RowKey| key.table == query.table && query.after.is_none_or(|after| key.pk > after);
+        let live = |(key, row): (&RowKey, &Row)| match &row.state {
+            RowState::Live(payload) if is_wanted(key) => {
+                Some(LiveRow { pk: key.pk, version: row.version, payload: payload.clone() })
+            }
+            _ => None,
+        };
+        let mut matching: Vec<LiveRow> = stream.into_iter().flat_map(|stream| &stream.rows).filter_map(live).collect();
+        matching.sort_by_key(|row| row.pk);
+        let mut bytes = 0;
+        let fits = |row: &&LiveRow| {
+            let before = bytes;
+            bytes += row.payload.as_str().len();
+            before < PAGE_BYTES_MAX
+        };
+        let count = matching.iter().take(query.limit as usize).take_while(fits).count();
+        let more = count < matching.len();
+        matching.truncate(count);
+        Ok(Rows { head, rows: matching, more })
+    }
+
+    async fn tables(&self, user: &UserId) -> Result<Vec<TableName>, StoreError> {
+        let state = self.state();
+        let rows = state.users.get(user).into_iter().flat_map(|stream| &stream.rows);
+        let live = rows.filter(|(_, row)| matches!(row.state, RowState::Live(_)));
+        Ok(live.map(|(key, _)| key.table.clone()).collect::<HashSet<_>>().into_iter().collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

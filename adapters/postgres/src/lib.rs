@@ -13,12 +13,15 @@
 //! The same settings can then be given to the role: `ALTER ROLE … SET plan_cache_mode = force_generic_plan`.
 
 mod commit;
+mod contacts;
 mod demo;
 mod error;
 mod load;
 mod migrate;
 mod page;
 mod projection;
+mod retention;
+mod rows;
 mod session;
 mod timestamp;
 
@@ -29,9 +32,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::projection::{Failure, FailureFilter, RebuildCursor, RebuildStep, Retried};
+use outrigger_application::ports::store::{Rows, RowsQuery};
 use outrigger_application::{ProjectionStore, StoreError, SyncStore, TableConfig};
 use outrigger_domain::window::{PageQuery, Slice};
-use outrigger_domain::{Plan, Reference, Snapshot, TableName, UserId, Wanted};
+use outrigger_domain::{Kept, Plan, Reference, Snapshot, StreamHead, TableName, UserId, Wanted};
 
 pub use error::ConnectError;
 pub use projection::Materializers;
@@ -141,6 +145,18 @@ impl SyncStore for PostgresStore {
 
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
         page::page(&self.sessions, user, query).await
+    }
+
+    async fn head(&self, user: &UserId) -> Result<(StreamHead, Kept), StoreError> {
+        page::head(&self.sessions, user).await
+    }
+
+    async fn rows(&self, user: &UserId, query: &RowsQuery) -> Result<Rows, StoreError> {
+        rows::rows(&self.sessions, user, query).await
+    }
+
+    async fn tables(&self, user: &UserId) -> Result<Vec<TableName>, StoreError> {
+        rows::tables(&self.sessions, user).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

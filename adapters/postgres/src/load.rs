@@ -3,7 +3,10 @@
 use outrigger_application::StoreError;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::stream::PayloadWanted;
-use outrigger_domain::{Logged, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, TableName, UserId, Wanted};
+use outrigger_domain::{
+    Epoch, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId,
+    StreamHead, TableName, UserId, Wanted,
+};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
@@ -11,16 +14,17 @@ use uuid::Uuid;
 use crate::error::{corrupt, from_sqlx};
 use crate::session::Sessions;
 
-/// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys (2).
+/// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys of
+/// entries in the log (2) and of pruned ones (3), and the numbers that were forgotten of the wanted sources (4).
 ///
 /// Each look-up is a subquery with a LIMIT, which the planner cannot turn into a join: it would read all rows
 /// of the user where its statistics say that users have few. A payload is read only where it is needed.
 const LOAD: &str = "
-SELECT 0 AS kind, 0::int8 AS place, last_server_id AS number,
+SELECT 0 AS kind, 0::int8 AS place, coalesce(s.last_server_id, 0) AS number,
        NULL::bool AS deleted, NULL::text AS payload,
-       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, NULL::uuid AS pk_uuid
-FROM sync.user_stream
-WHERE user_id = $1
+       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid
+FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
+WHERE e.is_present
 UNION ALL
 SELECT 1, w.place, m.server_version, m.deleted,
        CASE WHEN NOT m.deleted AND (w.unless_at IS NULL OR w.unless_at >= 0 AND m.server_version <> w.unless_at) THEN (
@@ -45,7 +49,25 @@ CROSS JOIN LATERAL (
     FROM sync.server_change_log e
     WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id = k.source_change_id
     LIMIT 1
-) l";
+) l
+UNION ALL
+SELECT 3, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid
+FROM unnest($6::text[], $7::int8[]) WITH ORDINALITY AS k (source_id, source_change_id, place)
+CROSS JOIN LATERAL (
+    SELECT e.server_version, encode(e.digest, 'hex') AS digest, e.op, e.schema_name, e.table_name, e.pk_uuid
+    FROM sync.sync_pruned_key e
+    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id = k.source_change_id
+    LIMIT 1
+) p
+UNION ALL
+SELECT 4, w.place, f.forgotten_id, NULL, NULL, NULL, NULL, NULL, NULL
+FROM unnest($8::text[]) WITH ORDINALITY AS w (source_id, place)
+CROSS JOIN LATERAL (
+    SELECT e.forgotten_id
+    FROM sync.sync_source e
+    WHERE e.user_id = $1 AND e.source_id = w.source_id AND e.forgotten_id > 0
+    LIMIT 1
+) f";
 
 /// Loads what is wanted.
 pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
@@ -57,7 +79,8 @@ pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) ->
         .bind(rows.iter().map(|row| row.key.pk).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.payload.unless_at()).collect::<Vec<_>>())
         .bind(keys.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
-        .bind(keys.iter().map(|(_, number)| number.0).collect::<Vec<_>>());
+        .bind(keys.iter().map(|(_, number)| number.0).collect::<Vec<_>>())
+        .bind(wanted.sources.iter().map(|source| source.as_str()).collect::<Vec<_>>());
     let mut snapshot = Snapshot::default();
     for found in sessions.rows(statement).await.map_err(from_sqlx)? {
         let found = Found::read(&found).map_err(from_sqlx)?;
@@ -98,7 +121,13 @@ impl Found {
         // Places are counted from 1. The head has none.
         let place = usize::try_from(self.place - 1).unwrap_or_default();
         match self.kind {
-            0 => snapshot.head.seq = ServerSeq(self.number),
+            0 => {
+                let epoch = Epoch(self.pk_uuid.ok_or_else(|| corrupt("a stream has no epoch"))?);
+                snapshot.head = StreamHead { seq: ServerSeq(self.number), epoch };
+            }
+            4 => {
+                snapshot.forgotten.insert(wanted.sources[place].clone(), SourceChangeId(self.number));
+            }
             1 => {
                 let wanted = &wanted.rows[place];
                 let version = RowVersion(self.number);
@@ -132,10 +161,19 @@ impl Found {
             op: OpKind::parse(self.op.as_deref()?)?,
             row: RowKey { table, pk: self.pk_uuid? },
             payload: match self.payload {
-                Some(text) => Some(Payload::from_text(text)?),
+                Some(text) if self.kind == 2 => Some(LoggedPayload::Whole(Payload::from_text(text)?)),
+                Some(hex) => Some(LoggedPayload::Digest(digest(&hex)?)),
                 None => None,
             },
             version: RowVersion(self.number),
         })
     }
+}
+
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for (byte, digits) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    (hex.len() == 64).then_some(bytes)
 }

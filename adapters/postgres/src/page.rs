@@ -7,7 +7,7 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Payload, RowKey, RowVersion, ServerSeq, SourceChangeId, SourceId, StreamHead, TableName, UserId,
+    Epoch, Kept, Payload, RowKey, RowVersion, ServerSeq, SourceChangeId, SourceId, StreamHead, TableName, UserId,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -20,8 +20,13 @@ use crate::timestamp::TimestampTz;
 /// `found` says how many changes there were before those beyond the bytes of a page were left out.
 const PAGE: &str = "
 SELECT h.head, c.server_id, c.schema_name, c.table_name, c.op, c.pk_uuid, c.payload, c.source_id,
-       c.source_change_id, c.server_version, c.ts, c.found
-FROM (SELECT coalesce((SELECT last_server_id FROM sync.user_stream WHERE user_id = $1), 0) AS head) h
+       c.source_change_id, c.server_version, c.ts, c.found, h.epoch, h.floor, h.moved_at
+FROM (
+    SELECT coalesce(s.last_server_id, 0) AS head, coalesce(s.epoch, e.epoch) AS epoch,
+           coalesce(s.kept_floor, 0) AS floor, coalesce(s.kept_moved_at, 0) AS moved_at
+    FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
+    WHERE e.is_present
+) h
 LEFT JOIN LATERAL (
     SELECT w.*
     FROM (
@@ -53,7 +58,7 @@ pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) 
         .bind(PAGE_BYTES_MAX as i64);
     let rows = sessions.rows(statement).await.map_err(from_sqlx)?;
     let first = rows.first().ok_or_else(|| from_sqlx(sqlx::Error::RowNotFound))?;
-    let head = StreamHead { seq: ServerSeq(first.try_get(0).map_err(from_sqlx)?) };
+    let (head, kept) = end(first, [0, 12, 13, 14]).map_err(from_sqlx)?;
     let found: Option<i64> = first.try_get(11).map_err(from_sqlx)?;
     let mut changes = Vec::with_capacity(rows.len());
     for row in &rows {
@@ -64,7 +69,25 @@ pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) 
     // The order of a subquery is kept in practice, but not by promise.
     changes.sort_unstable_by_key(|change| change.server_id);
     changes.truncate(limit);
-    Ok(Slice { head, more: found.unwrap_or(0) as usize > changes.len(), changes })
+    Ok(Slice { head, kept, more: found.unwrap_or(0) as usize > changes.len(), changes })
+}
+
+const HEAD: &str = "
+SELECT coalesce(s.last_server_id, 0), coalesce(s.epoch, e.epoch), coalesce(s.kept_floor, 0), coalesce(s.kept_moved_at, 0)
+FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
+WHERE e.is_present";
+
+/// Where the stream ends, and from where on it is kept.
+pub(crate) async fn head(sessions: &Sessions, user: &UserId) -> Result<(StreamHead, Kept), StoreError> {
+    let rows = sessions.rows(sqlx::query(HEAD).bind(user.as_str())).await.map_err(from_sqlx)?;
+    let row = rows.first().ok_or_else(|| corrupt("the table sync.sync_epoch is empty"))?;
+    end(row, [0, 1, 2, 3]).map_err(from_sqlx)
+}
+
+/// Reads the end from its columns: number, epoch, floor, and the number at which that moved.
+fn end(row: &PgRow, [seq, epoch, floor, moved_at]: [usize; 4]) -> Result<(StreamHead, Kept), sqlx::Error> {
+    let head = StreamHead { seq: ServerSeq(row.try_get(seq)?), epoch: Epoch(row.try_get(epoch)?) };
+    Ok((head, Kept { floor: ServerSeq(row.try_get(floor)?), moved_at: ServerSeq(row.try_get(moved_at)?) }))
 }
 
 fn read(row: &PgRow, server_id: i64) -> Result<StreamChange, StoreError> {

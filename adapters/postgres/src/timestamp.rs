@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo, PgValueRef};
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
 /// Postgres counts microseconds from 2000-01-01T00:00:00Z; this is that moment, counted from 1970.
@@ -18,6 +18,12 @@ impl Type<Postgres> for TimestampTz {
     fn type_info() -> PgTypeInfo {
         // The OID of timestamptz in pg_type.dat; those of built-in types never change.
         PgTypeInfo::with_oid(Oid(1184))
+    }
+}
+
+impl PgHasArrayType for TimestampTz {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(1185))
     }
 }
 

@@ -12,18 +12,21 @@ use std::{num::NonZeroUsize, thread};
 
 use async_trait::async_trait;
 use outrigger_application::TableConfig;
-use outrigger_application::ports::store::{StoreError, SyncStore};
+use outrigger_application::ports::store::{Rows, RowsQuery, StoreError, SyncStore};
 use outrigger_domain::window::{PageQuery, Slice};
-use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
+use outrigger_domain::{Kept, Plan, Snapshot, StreamHead, TableName, UserId, Wanted};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 mod commit;
+mod contacts;
 mod demo;
 mod error;
 mod migrate;
 mod projection;
 mod read;
 mod readers;
+mod retention;
+mod rows;
 mod transaction;
 mod writer;
 
@@ -123,6 +126,21 @@ impl SyncStore for SqliteStore {
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
         let (user, query) = (user.clone(), query.clone());
         self.readers.read(move |tx| read::page(tx, &user, &query)).await
+    }
+
+    async fn head(&self, user: &UserId) -> Result<(StreamHead, Kept), StoreError> {
+        let user = user.clone();
+        self.readers.read(move |tx| read::head(tx, &user)).await
+    }
+
+    async fn rows(&self, user: &UserId, query: &RowsQuery) -> Result<Rows, StoreError> {
+        let (user, query) = (user.clone(), query.clone());
+        self.readers.read(move |tx| rows::rows(tx, &user, &query)).await
+    }
+
+    async fn tables(&self, user: &UserId) -> Result<Vec<TableName>, StoreError> {
+        let user = user.clone();
+        self.readers.read(move |tx| rows::tables(tx, &user)).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -19,7 +19,8 @@ macro_rules! migration {
     };
 }
 
-const MIGRATIONS: &[Migration] = &[migration!("0001_sidecar"), migration!("0002_materialize")];
+const MIGRATIONS: &[Migration] =
+    &[migration!("0001_sidecar"), migration!("0002_materialize"), migration!("0003_long_lived")];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sync_schema_migrations (
     number     INTEGER NOT NULL PRIMARY KEY,

@@ -5,8 +5,8 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead, WantedRow};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Logged, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId, SourceId, TableName, UserId,
-    Wanted,
+    Epoch, Kept, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId,
+    SourceId, TableName, UserId, Wanted,
 };
 use rusqlite::{Row, Statement, Transaction, params};
 use uuid::Uuid;
@@ -17,8 +17,8 @@ use crate::error::Failure;
 /// What is known of the wanted rows and keys. One lookup each: with prepared statements that is faster than
 /// handing SQLite the list as JSON, and there is no round trip to save.
 pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Result<Snapshot, Failure> {
-    let mut snapshot = Snapshot { head: head(tx, user)?, ..Snapshot::default() };
-    if snapshot.head == StreamHead::default() {
+    let mut snapshot = Snapshot { head: head(tx, user)?.0, ..Snapshot::default() };
+    if snapshot.head.seq == ServerSeq(0) {
         return Ok(snapshot);
     }
     // The payload is read only where a change may be compared with it, and so conflict with the row.
@@ -37,9 +37,25 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
         "SELECT op, schema_name, table_name, pk_uuid, server_version, payload FROM server_change_log \
          WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
     )?;
+    let mut pruned = tx.prepare_cached(
+        "SELECT op, schema_name, table_name, pk_uuid, server_version, digest FROM sync_pruned_key \
+         WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
+    )?;
     for wanted in &wanted.keys {
-        if let Some(found) = load_key(&mut key, user, wanted)? {
+        let logged = load_key(&mut key, user, wanted, |row| Ok(payload(row, 5)?.map(LoggedPayload::Whole)))?;
+        let digest = |row: &Row<'_>| Ok(row.get::<_, Option<[u8; 32]>>(5)?.map(LoggedPayload::Digest));
+        let found = if logged.is_some() { logged } else { load_key(&mut pruned, user, wanted, digest)? };
+        if let Some(found) = found {
             snapshot.logged.insert(wanted.clone(), found);
+        }
+    }
+    let mut forgotten = tx.prepare_cached(
+        "SELECT forgotten_id FROM sync_source WHERE user_id = ?1 AND source_id = ?2 AND forgotten_id > 0",
+    )?;
+    for source in &wanted.sources {
+        let mut rows = forgotten.query(params![user.as_str(), source.as_str()])?;
+        if let Some(row) = rows.next()? {
+            snapshot.forgotten.insert(source.clone(), SourceChangeId(row.get(0)?));
         }
     }
     Ok(snapshot)
@@ -47,7 +63,8 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
 
 /// The first changes that match the query. The payload of a change that is filtered out is not read.
 pub(crate) fn page(tx: &Transaction<'_>, user: &UserId, query: &PageQuery) -> Result<Slice, Failure> {
-    let mut slice = Slice { head: head(tx, user)?, ..Slice::default() };
+    let (head, kept) = head(tx, user)?;
+    let mut slice = Slice { head, kept, ..Slice::default() };
     let until = query.until.unwrap_or(slice.head.seq);
     let mut statement = tx.prepare_cached(
         "SELECT server_id, op, schema_name, table_name, pk_uuid, server_version, source_id, source_change_id, ts, \
@@ -76,11 +93,17 @@ pub(crate) fn ping(tx: &Transaction<'_>) -> Result<(), Failure> {
     Ok(tx.prepare_cached("SELECT max(number) FROM sync_schema_migrations")?.query_row([], |_| Ok(()))?)
 }
 
-fn head(tx: &Transaction<'_>, user: &UserId) -> Result<StreamHead, Failure> {
-    let mut statement = tx.prepare_cached("SELECT last_server_id FROM user_stream WHERE user_id = ?1")?;
+/// Where the stream ends, and from where on it is kept.
+pub(crate) fn head(tx: &Transaction<'_>, user: &UserId) -> Result<(StreamHead, Kept), Failure> {
+    let mut statement = tx.prepare_cached(
+        "SELECT coalesce(stream.last_server_id, 0), coalesce(stream.epoch, every.epoch), \
+         coalesce(stream.kept_floor, 0), coalesce(stream.kept_moved_at, 0) \
+         FROM sync_epoch AS every LEFT JOIN user_stream AS stream ON stream.user_id = ?1",
+    )?;
     let mut rows = statement.query([user.as_str()])?;
-    let seq = rows.next()?.map_or(Ok(0), |row| row.get(0))?;
-    Ok(StreamHead { seq: ServerSeq(seq) })
+    let row = rows.next()?.ok_or_else(|| Failure::corrupt("the table sync_epoch is empty"))?;
+    let head = StreamHead { seq: ServerSeq(row.get(0)?), epoch: Epoch(parsed(row, 1, Uuid::try_parse)?) };
+    Ok((head, Kept { floor: ServerSeq(row.get(2)?), moved_at: ServerSeq(row.get(3)?) }))
 }
 
 fn load_row(
@@ -111,11 +134,12 @@ fn load_key(
     statement: &mut Statement<'_>,
     user: &UserId,
     (source, number): &(SourceId, SourceChangeId),
+    payload: impl Fn(&Row<'_>) -> Result<Option<LoggedPayload>, Failure>,
 ) -> Result<Option<Logged>, Failure> {
     let mut rows = statement.query(params![user.as_str(), source.as_str(), number.0])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let version = RowVersion(row.get(4)?);
-    Ok(Some(Logged { op: op(row, 0)?, row: row_key(row, 1)?, version, payload: payload(row, 5)? }))
+    Ok(Some(Logged { op: op(row, 0)?, row: row_key(row, 1)?, version, payload: payload(row)? }))
 }
 
 fn change(row: &Row<'_>) -> Result<StreamChange, Failure> {

@@ -2,6 +2,8 @@
 
 pub mod authenticator;
 pub mod clock;
+pub mod contacts;
 pub mod materializer;
 pub mod projection;
+pub mod retention;
 pub mod store;

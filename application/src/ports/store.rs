@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use outrigger_domain::window::{PageQuery, Slice};
-use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
+use outrigger_domain::{Kept, Payload, Plan, RowVersion, Snapshot, StreamHead, TableName, UserId, Wanted};
+use uuid::Uuid;
 
 /// The cause of a store's error, for the log and never for a device.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +27,39 @@ pub enum StoreError {
     /// The storage refused a call that should have worked: a defect of the adapter or of its set-up.
     #[error("storage failed: {0}")]
     Backend(#[source] Cause),
+}
+
+/// Which rows of one table are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsQuery {
+    /// The table.
+    pub table: TableName,
+    /// Only rows with a higher key.
+    pub after: Option<Uuid>,
+    /// Rows, at the most.
+    pub limit: u32,
+}
+
+/// A row that exists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveRow {
+    /// Its key.
+    pub pk: Uuid,
+    /// Its version.
+    pub version: RowVersion,
+    /// Its payload.
+    pub payload: Payload,
+}
+
+/// Rows of one table, and the stream that made them, as of one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rows {
+    /// The end of the stream.
+    pub head: StreamHead,
+    /// The first rows that were asked for, in the order of their keys.
+    pub rows: Vec<LiveRow>,
+    /// Whether there are more than are given here.
+    pub more: bool,
 }
 
 /// The streams, rows and idempotency keys of all users.
@@ -62,6 +96,15 @@ pub trait SyncStore: Send + Sync {
     /// Ascending, at most `query.limit` changes, and fewer only if no more match or their payloads come to
     /// [`PAGE_BYTES_MAX`](outrigger_domain::limits::PAGE_BYTES_MAX); at least one if any matches.
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError>;
+
+    /// Where the user's stream ends, and from where on it is kept, as of one moment.
+    async fn head(&self, user: &UserId) -> Result<(StreamHead, Kept), StoreError>;
+
+    /// The user's rows of one table that exist, in the order of their keys; bounded as [`page`](Self::page) is.
+    async fn rows(&self, user: &UserId, query: &RowsQuery) -> Result<Rows, StoreError>;
+
+    /// The tables of which the user has rows that exist.
+    async fn tables(&self, user: &UserId) -> Result<Vec<TableName>, StoreError>;
 
     /// Whether the storage answers.
     async fn ping(&self) -> Result<(), StoreError>;

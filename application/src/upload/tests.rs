@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 use mockall::Sequence;
 use outrigger_domain::{
-    Catalog, Decision, Plan, Reason, RowVersion, ServerSeq, Snapshot, SourceId, StreamHead, Table, TableName,
+    Catalog, Decision, Epoch, Plan, Reason, Reset, RowVersion, ServerSeq, Snapshot, SourceId, StreamHead, Table,
+    TableName,
 };
 use tokio::sync::Notify;
 
@@ -40,11 +41,11 @@ fn inserts(service: &UploadService, ids: impl IntoIterator<Item = i64>) -> Uploa
         })
     };
     let submissions = ids.into_iter().map(submission).collect();
-    Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false }
+    Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false, epoch: None }
 }
 
 fn at(seq: i64) -> Snapshot {
-    Snapshot { head: StreamHead { seq: ServerSeq(seq) }, ..Snapshot::default() }
+    Snapshot { head: StreamHead { seq: ServerSeq(seq), ..StreamHead::default() }, ..Snapshot::default() }
 }
 
 fn broken() -> StoreError {
@@ -61,8 +62,20 @@ async fn an_upload_is_one_load_and_one_commit() {
     store.expect_commit().once().withf(expected).returning(|_, _| Ok(()));
     let service = service(store);
     let verdict = service.upload(&user(), inserts(&service, [1, 2])).await.unwrap();
-    assert_eq!(verdict.head.0, 9);
+    assert_eq!(verdict.head.seq.0, 9);
     assert_eq!(verdict.decisions, vec![Decision::Applied { version: Some(RowVersion(1)) }; 2]);
+}
+
+#[tokio::test]
+async fn an_upload_that_names_another_epoch_is_refused_and_the_next_is_not() {
+    let mut store = MockSyncStore::new();
+    store.expect_load().times(2).returning(|_, _| Ok(at(7)));
+    store.expect_commit().once().returning(|_, _| Ok(()));
+    let service = service(store);
+    let named = |id: u128| Upload { epoch: Some(Epoch(uuid::Uuid::from_u128(id))), ..inserts(&service, [1]) };
+    let refused = service.upload(&user(), named(1)).await.unwrap_err();
+    assert!(matches!(refused, SyncError::Reset(Reset::EpochChanged { epoch }) if epoch == Epoch::default()));
+    assert!(service.upload(&user(), named(0)).await.is_ok());
 }
 
 #[tokio::test]
@@ -72,7 +85,7 @@ async fn nothing_to_write_is_not_committed() {
     store.expect_commit().never();
     let service = service(store);
     let verdict = service.upload(&user(), inserts(&service, [0, -1])).await.unwrap();
-    assert_eq!(verdict.head.0, 7);
+    assert_eq!(verdict.head.seq.0, 7);
 }
 
 #[tokio::test]
@@ -99,7 +112,7 @@ async fn contention_is_planned_anew_on_what_is_there_now() {
     }
     let service = service(store);
     let verdict = service.upload(&user(), inserts(&service, [1])).await.unwrap();
-    assert_eq!(verdict.head.0, 9);
+    assert_eq!(verdict.head.seq.0, 9);
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +122,7 @@ async fn contention_has_a_bound() {
     store.expect_commit().times(ATTEMPTS_MAX as usize).returning(|_, _| Err(StoreError::Contention));
     let service = service(store);
     let error = service.upload(&user(), inserts(&service, [1])).await.unwrap_err();
-    assert!(matches!(*error, StoreError::Contention), "{error:?}");
+    assert!(matches!(&error, SyncError::Store(cause) if matches!(**cause, StoreError::Contention)), "{error:?}");
 }
 
 #[tokio::test]
@@ -120,7 +133,10 @@ async fn an_error_is_not_retried() {
     let service = service(store);
     for _ in 0..2 {
         let error = service.upload(&user(), inserts(&service, [1])).await.unwrap_err();
-        assert!(matches!(*error, StoreError::Unavailable(_)), "{error:?}");
+        assert!(
+            matches!(&error, SyncError::Store(cause) if matches!(**cause, StoreError::Unavailable(_))),
+            "{error:?}"
+        );
     }
 }
 
@@ -173,6 +189,22 @@ impl<F: Fn(&Plan) -> Result<(), StoreError> + Send + Sync> SyncStore for HeldSto
         unreachable!("an upload reads no page")
     }
 
+    async fn head(&self, _: &UserId) -> Result<(StreamHead, outrigger_domain::Kept), StoreError> {
+        unreachable!("an upload loads the stream's end with the rest")
+    }
+
+    async fn rows(
+        &self,
+        _: &UserId,
+        _: &crate::ports::store::RowsQuery,
+    ) -> Result<crate::ports::store::Rows, StoreError> {
+        unreachable!("an upload reads no rows of a table")
+    }
+
+    async fn tables(&self, _: &UserId) -> Result<Vec<TableName>, StoreError> {
+        unreachable!("an upload asks for no tables")
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         unreachable!("an upload does not ping")
     }
@@ -191,7 +223,7 @@ async fn uploads_that_wait_are_written_together() {
     };
     let service = service(HeldStore { held: Arc::clone(&held), loads: AtomicUsize::new(0), commit });
     let answers = behind_a_held_upload(service, held, vec![vec![1], vec![2, 3], vec![4]]).await;
-    let heads: Vec<i64> = answers.into_iter().map(|answer| answer.unwrap().head.0).collect();
+    let heads: Vec<i64> = answers.into_iter().map(|answer| answer.unwrap().head.seq.0).collect();
     assert_eq!(heads, [1, 3, 4]);
     assert_eq!(*sizes.lock().unwrap(), [1, 4]);
 }
@@ -217,6 +249,6 @@ async fn a_panic_in_the_store_leaves_the_lane_open() {
     store.expect_commit().once().returning(|_, _| Ok(()));
     let service = service(store);
     let error = service.upload(&user(), inserts(&service, [1])).await.unwrap_err();
-    assert!(matches!(*error, StoreError::Unavailable(_)), "{error:?}");
+    assert!(matches!(&error, SyncError::Store(cause) if matches!(**cause, StoreError::Unavailable(_))), "{error:?}");
     assert!(service.upload(&user(), inserts(&service, [1])).await.is_ok());
 }

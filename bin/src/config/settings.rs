@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
+use std::time::Duration;
 use std::{fmt, str::FromStr};
 
 use outrigger_application::Materialize;
@@ -31,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) postgres: Postgres,
     pub(crate) auth: Auth,
     pub(crate) projection: Projection,
+    pub(crate) retention: Retention,
     pub(super) tables: Vec<Table>,
 }
 
@@ -48,6 +50,7 @@ impl Default for Settings {
             postgres: Postgres::default(),
             auth: Auth::default(),
             projection: Projection::default(),
+            retention: Retention::default(),
             tables: Vec::new(),
         }
     }
@@ -121,6 +124,44 @@ impl Default for Projection {
             NonZeroU32::new(value).expect("the default is not zero")
         }
         const { Self { timeout_ms: limit(2_000), catalog_refresh_s: limit(5) } }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Retention {
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) superseded_after: Age,
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) tombstones_after: Age,
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) keys_after: Age,
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) every: Age,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |days: u64| Age(Duration::from_secs(days * 86_400));
+        Self { superseded_after: days(7), tombstones_after: days(90), keys_after: days(90), every: days(1) }
+    }
+}
+
+/// A length of time, such as `7d` or `36h`.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub(crate) struct Age(pub(crate) Duration);
+
+impl FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not a length of time, such as 90d, 36h or never");
+        if text == "never" {
+            return Ok(Self(Duration::MAX));
+        }
+        let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+        let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+        length.try_into().map(Self).map_err(|_| wrong())
     }
 }
 
@@ -263,6 +304,18 @@ mod tests {
         ] {
             let database: DatabaseUrl = url.parse().map_err(|error| format!("{url}: {error}")).unwrap();
             assert_eq!(database.to_string(), place);
+        }
+    }
+
+    #[test]
+    fn an_age_is_a_length_of_time_in_words() {
+        let hours = |hours: u64| Ok(Age(Duration::from_secs(hours * 3_600)));
+        for (text, expected) in [("7d", hours(168)), ("36h", hours(36)), ("1w 1 day", hours(192)), ("0s", hours(0))] {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+        assert_eq!("never".parse(), Ok(Age(Duration::MAX)));
+        for bad in ["", "7", "-1d", "1 month", "soon"] {
+            assert!(bad.parse::<Age>().is_err(), "{bad}");
         }
     }
 

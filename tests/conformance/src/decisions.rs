@@ -145,7 +145,7 @@ pub async fn deleting_an_unseen_row_is_applied_without_a_trace<B: Backend>(world
     let phone = world.device("alice", "phone");
     let verdict = phone.upload([delete(1, pk(1), 0), delete(2, pk(2), 7)]).await;
     assert_eq!(verdict.decisions, [Decision::Applied { version: None }, Decision::Applied { version: None }]);
-    assert_eq!(verdict.head.0, 0);
+    assert_eq!(verdict.head.seq.0, 0);
     assert_eq!(phone.stream().await, []);
     assert_eq!(phone.apply([insert(1, pk(1), "{}")]).await, [1]);
 }
@@ -276,7 +276,7 @@ pub async fn an_upload_over_the_limit_is_refused_whole<B: Backend>(world: &World
     let batch: Vec<_> = (1..=count).map(|n| insert(n as i64, pk(n as u128), "{}")).collect();
     let verdict = phone.upload(&batch).await;
     assert!(!verdict.accepted);
-    assert_eq!(verdict.head.0, 1);
+    assert_eq!(verdict.head.seq.0, 1);
     assert_eq!(verdict.decisions.len(), count);
     assert!(verdict.decisions.iter().all(|decision| reason(decision) == Some(Reason::BatchTooLarge)));
     assert_eq!(phone.stream().await.len(), 1);
@@ -289,7 +289,7 @@ pub async fn an_empty_upload_is_accepted<B: Backend>(world: &World<B>) {
     phone.apply([insert(1, pk(1), "{}")]).await;
     let verdict = phone.upload([]).await;
     assert!(verdict.accepted && verdict.decisions.is_empty());
-    assert_eq!(verdict.head.0, 1);
+    assert_eq!(verdict.head.seq.0, 1);
 }
 
 /// `atomic`, when all goes well.
@@ -321,7 +321,7 @@ pub async fn an_atomic_upload_with_one_conflict_leaves_no_trace<B: Backend>(worl
     assert_eq!(reasons, [aborted, aborted, None, Some(Reason::BadPayload), aborted]);
     // The conflict shows the row as it is, not as the undone change would have made it.
     assert_eq!(verdict.decisions[2], server_row(1, 1, Some(r#"{"n":1}"#)));
-    assert_eq!(verdict.head.0, 1);
+    assert_eq!(verdict.head.seq.0, 1);
     assert_eq!(phone.stream().await.len(), 1);
 }
 
@@ -332,7 +332,7 @@ pub async fn an_aborted_upload_may_be_sent_again<B: Backend>(world: &World<B>) {
     assert!(!verdict.accepted);
     let verdict = phone.upload_atomic([insert(1, pk(1), "{}"), insert(2, pk(2), "{}")]).await;
     assert_eq!(versions(&verdict), [1, 1]);
-    assert_eq!(verdict.head.0, 2);
+    assert_eq!(verdict.head.seq.0, 2);
 }
 
 /// Promise 1 holds inside an aborted upload too.

@@ -1,7 +1,7 @@
 //! Pages, filters and windows of a download.
 
-use outrigger_domain::ServerSeq;
 use outrigger_domain::limits::PAGE_BYTES_MAX;
+use outrigger_domain::{Reset, ServerSeq};
 
 use crate::world::*;
 
@@ -102,12 +102,13 @@ pub async fn until_freezes_the_window<B: Backend>(world: &World<B>) {
 }
 
 /// A cursor never goes back.
-pub async fn a_cursor_beyond_the_end_stays<B: Backend>(world: &World<B>) {
+pub async fn a_cursor_beyond_the_end_is_refused<B: Backend>(world: &World<B>) {
     let (phone, _) = filled(world).await;
-    for after in [10, 11, 1_000, i64::MAX] {
-        let page = phone.page(&query(after, 100)).await;
-        assert_eq!((ids(&page), page.has_more, page.next_after.0), (vec![], false, after));
-        assert_eq!(page.window_until.0, 10);
+    let page = phone.page(&query(10, 100)).await;
+    assert_eq!((ids(&page), page.has_more, page.next_after.0, page.window_until.0), (vec![], false, 10, 10));
+    for after in [11, 1_000, i64::MAX] {
+        let refused = phone.try_page(&query(after, 100)).await;
+        assert_eq!(refused, Err(Reset::CursorAhead { head: ServerSeq(10) }), "{after}");
     }
 }
 

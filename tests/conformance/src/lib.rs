@@ -8,13 +8,17 @@
 pub mod decisions;
 pub mod downloads;
 pub mod failures;
+pub mod forgetting;
 pub mod port;
 pub mod promises;
 pub mod races;
 pub mod references;
+pub mod resets;
+pub mod retention;
+pub mod snapshots;
 pub mod world;
 
-pub use world::{Backend, Projecting, World};
+pub use world::{Backend, LongLived, Projecting, World};
 
 /// Makes every rule of the projection a test of one back end, given by its [`Projecting`] type.
 #[macro_export]
@@ -30,6 +34,42 @@ macro_rules! projection_suite {
             failures::a_failure_belongs_to_its_user,
             failures::failures_are_listed_by_schema_table_and_page,
             failures::a_rebuild_makes_rows_what_the_sidecar_has,
+        }
+    };
+}
+
+/// Makes every rule of the long run a test of one back end, given by its [`LongLived`] type.
+#[macro_export]
+macro_rules! long_lived_suite {
+    ($backend:ty) => {
+        $crate::suite! { @rules $backend;
+            retention::what_a_later_change_supersedes_goes_when_it_is_old,
+            retention::what_is_left_adds_up_to_the_same_rows,
+            retention::a_pruned_entry_still_answers_its_retries,
+            retention::an_old_deletion_goes_with_its_row,
+            retention::a_forgotten_row_can_be_made_again,
+            retention::numbers_are_never_used_twice,
+            retention::a_sweep_works_through_a_long_stream_in_steps,
+            retention::an_upload_that_was_planned_before_a_pruning_is_planned_anew,
+            retention::streams_are_taken_once_and_not_again_while_nothing_can_go,
+            retention::uploads_during_sweeps_lose_nothing,
+            retention::users_are_swept_each_by_itself,
+            forgetting::a_key_outlives_its_entry_and_its_row,
+            forgetting::a_replay_of_a_forgotten_change_is_a_conflict,
+            forgetting::a_forgotten_number_changes_nothing_for_other_sources,
+            forgetting::a_source_is_told_its_highest_number_whatever_was_forgotten,
+            forgetting::contacts_are_remembered,
+            resets::a_device_behind_the_floor_starts_again,
+            resets::a_new_device_pages_through_what_is_left,
+            resets::an_epoch_is_the_same_for_every_node_and_before_the_first_change,
+            resets::another_epoch_is_refused,
+            resets::a_restored_database_begins_another_epoch,
+            snapshots::pages_follow_each_other_parents_first,
+            snapshots::a_snapshot_holds_what_is_live,
+            snapshots::rows_of_tables_that_are_not_registered_any_more_are_there,
+            snapshots::a_snapshot_during_uploads_misses_nothing,
+            snapshots::a_page_of_large_rows_is_cut_short,
+            snapshots::users_see_their_own_rows,
         }
     };
 }
@@ -75,7 +115,7 @@ macro_rules! suite {
             downloads::a_schema_filter_leaves_out_the_rest,
             downloads::an_exhausted_window_moves_the_cursor_to_its_end,
             downloads::until_freezes_the_window,
-            downloads::a_cursor_beyond_the_end_stays,
+            downloads::a_cursor_beyond_the_end_is_refused,
             downloads::an_empty_stream_answers,
             downloads::a_page_of_large_changes_is_cut_short,
             races::one_of_twenty_racing_uploads_to_a_row_wins,

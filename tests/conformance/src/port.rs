@@ -17,7 +17,7 @@ async fn snapshot(store: &dyn SyncStore, user: &UserId, upload: &Upload) -> Snap
 
 fn plan(snapshot: Snapshot, upload: &Upload) -> Plan {
     let mut planner = Planner::new(snapshot, UploadLimits::default());
-    planner.decide(upload);
+    planner.decide(upload).expect("no epoch is named");
     planner.finish(Timestamp::UNIX_EPOCH)
 }
 
@@ -26,7 +26,7 @@ async fn rows(store: &dyn SyncStore, user: &UserId, numbers: impl IntoIterator<I
     let key = |number| RowKey { table: table.clone(), pk: pk(number) };
     let rows =
         numbers.into_iter().map(|number| WantedRow { key: key(number), payload: PayloadWanted::Always }).collect();
-    store.load(user, &Wanted { rows, keys: Vec::new() }).await.expect("storage works")
+    store.load(user, &Wanted { rows, ..Wanted::default() }).await.expect("storage works")
 }
 
 /// Compare and swap.

@@ -48,7 +48,7 @@ pub async fn a_rejected_change_never_reaches_another_device<B: Backend>(world: &
     let logged: Vec<_> = stream.iter().map(|change| (change.source.to_string(), change.source_change_id.0)).collect();
     assert_eq!(logged.len(), 3);
     assert_eq!(logged.into_iter().collect::<HashSet<_>>(), applied);
-    assert!(verdict.head.0 == 3 && stream.last().is_some_and(|change| change.server_id.0 == 3));
+    assert!(verdict.head.seq.0 == 3 && stream.last().is_some_and(|change| change.server_id.0 == 3));
 }
 
 /// Promise 2: `server_id` is 1, 2, 3 … whatever was refused in between.
@@ -56,7 +56,7 @@ pub async fn the_stream_has_no_holes<B: Backend>(world: &World<B>) {
     let (phone, tablet) = (world.device("alice", "phone"), world.device("alice", "tablet"));
     for round in 0..20 {
         let (id, number) = (3 * round + 1, 2 * round as u128);
-        let head = phone.upload([insert(id, pk(number), "{}"), update(id + 1, pk(number), 7, "{}")]).await.head.0;
+        let head = phone.upload([insert(id, pk(number), "{}"), update(id + 1, pk(number), 7, "{}")]).await.head.seq.0;
         assert_eq!(head, 2 * round + 1);
         tablet.upload_atomic([insert(id, pk(number + 1), "{}"), insert(id + 1, pk(number), "{}")]).await;
         tablet.apply([insert(id, pk(number + 1), "{}")]).await;
@@ -77,7 +77,7 @@ pub async fn users_see_nothing_of_each_other<B: Backend>(world: &World<B>) {
         matches!(&verdict.decisions[0], outrigger_domain::Decision::Conflict(row) if row.version.0 == 0 && row.payload.is_none())
     );
     assert_eq!(verdict.decisions[1], outrigger_domain::Decision::Applied { version: None });
-    assert_eq!(verdict.head.0, 0);
+    assert_eq!(verdict.head.seq.0, 0);
     assert_eq!(bob.apply([insert(1, pk(1), r#"{"mine":true}"#), insert(2, pk(2), "{}")]).await, [1, 1]);
     assert_eq!(bob.apply([delete(3, pk(1), 1)]).await, [2]);
     let of = |stream: Vec<StreamChange>| -> Vec<_> {

@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::{Clock, Download, ProjectionStore, SharedCatalog, SyncStore, UploadService};
+use outrigger_application::retention::{Report, RetentionAges};
+use outrigger_application::snapshot::{Cursor, SnapshotPage, SnapshotRow};
+use outrigger_application::{
+    Clock, ContactStore, Contacts, Download, ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots,
+    SyncError, SyncStore, UploadService,
+};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{Page, PageQuery};
 use outrigger_domain::{
-    Catalog, Decision, RawChange, Reason, RowVersion, ServerSeq, SourceId, Submission, Table, TableName, Upload, UserId,
+    Catalog, Decision, Epoch, RawChange, Reason, Reset, RowVersion, ServerSeq, SourceId, Submission, Table, TableName,
+    Upload, UserId,
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -40,6 +47,24 @@ pub trait Projecting: Backend {
     async fn business_name(&self, table: &str, pk: Uuid) -> Option<String>;
 }
 
+/// A storage that streams live in for long.
+#[async_trait]
+pub trait LongLived: Backend {
+    /// What one more node clears away.
+    async fn retention(&self) -> Arc<dyn RetentionStore>;
+    /// The devices that one more node knows of.
+    async fn contacts(&self) -> Arc<dyn ContactStore>;
+}
+
+/// One day.
+pub const DAY: Duration = Duration::from_secs(86_400);
+/// How long this world keeps what is not needed.
+pub const AGES: RetentionAges = RetentionAges {
+    superseded: Duration::from_secs(7 * 86_400),
+    tombstones: Duration::from_secs(90 * 86_400),
+    keys: Duration::from_secs(30 * 86_400),
+};
+
 /// A clock that stands still unless it is moved.
 #[derive(Debug)]
 pub struct TestClock {
@@ -50,6 +75,11 @@ impl TestClock {
     /// Moves the clock forward.
     pub fn advance(&self, micros: i64) {
         self.micros.fetch_add(micros, Ordering::SeqCst);
+    }
+
+    /// Moves the clock forward by days.
+    pub fn pass_days(&self, days: i64) {
+        self.advance(days * 86_400_000_000);
     }
 }
 
@@ -82,6 +112,34 @@ impl<B: Backend> World<B> {
         Node::new(self.backend.node().await, &self.clock)
     }
 
+    /// Sweeps every stream that has something to go.
+    pub async fn sweep(&self) -> Report
+    where
+        B: LongLived,
+    {
+        self.clock.advance(1);
+        let retention = self.retention().await;
+        retention.sweep(Duration::ZERO, |_| {}).await.expect("storage works")
+    }
+
+    /// What one more node clears away.
+    pub async fn retention(&self) -> Retention
+    where
+        B: LongLived,
+    {
+        let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&self.clock);
+        Retention::new(self.backend.retention().await, clock, AGES, Duration::ZERO)
+    }
+
+    /// The devices that one more node knows of.
+    pub async fn contacts(&self) -> Contacts
+    where
+        B: LongLived,
+    {
+        let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&self.clock);
+        Contacts::new(self.backend.contacts().await, clock)
+    }
+
     /// The store of the first node.
     pub fn store(&self) -> &dyn SyncStore {
         &*self.first.store
@@ -99,14 +157,17 @@ pub struct Node {
     store: Arc<dyn SyncStore>,
     uploads: UploadService,
     downloads: Download,
+    snapshots: Snapshots,
 }
 
 impl Node {
     fn new(store: Arc<dyn SyncStore>, clock: &Arc<TestClock>) -> Self {
         let limits = UploadLimits { changes_max: UPLOAD_CHANGES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
         let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(clock);
-        let uploads = UploadService::new(Arc::clone(&store), clock, SharedCatalog::new(catalog()), limits);
-        Self { downloads: Download::new(Arc::clone(&store)), store, uploads }
+        let catalog = SharedCatalog::new(catalog());
+        let uploads = UploadService::new(Arc::clone(&store), clock, catalog.clone(), limits);
+        let snapshots = Snapshots::new(Arc::clone(&store), catalog);
+        Self { downloads: Download::new(Arc::clone(&store)), store, uploads, snapshots }
     }
 
     /// A device that talks to this node.
@@ -160,7 +221,7 @@ impl Device {
     /// The upload that [`upload`](Self::upload) would send.
     pub fn request(&self, changes: &[Sent], atomic: bool) -> Upload {
         let submissions = changes.iter().map(|sent| self.admit(sent)).collect();
-        Upload { source: self.source.clone(), submissions, atomic }
+        Upload { source: self.source.clone(), submissions, atomic, epoch: None }
     }
 
     fn admit(&self, sent: &Sent) -> Submission {
@@ -182,6 +243,11 @@ impl Device {
         self.node.uploads.upload(&self.user, request).await.expect("storage works")
     }
 
+    /// Sends an upload as it is.
+    pub async fn send(&self, upload: Upload) -> Verdict {
+        self.node.uploads.upload(&self.user, upload).await.expect("storage works")
+    }
+
     /// Uploads changes, all or none.
     pub async fn upload_atomic(&self, changes: impl AsRef<[Sent]>) -> Verdict {
         let request = self.request(changes.as_ref(), true);
@@ -198,6 +264,46 @@ impl Device {
         self.node.downloads.page(&self.user, query).await.expect("storage works")
     }
 
+    /// Downloads one page, or is told to start again.
+    pub async fn try_page(&self, query: &PageQuery) -> Result<Page, Reset> {
+        reset(self.node.downloads.page(&self.user, query).await)
+    }
+
+    /// Uploads changes that name an epoch, or is told to start again.
+    pub async fn try_upload(&self, changes: impl AsRef<[Sent]>, epoch: Epoch) -> Result<Verdict, Reset> {
+        let request = Upload { epoch: Some(epoch), ..self.request(changes.as_ref(), false) };
+        reset(self.node.uploads.upload(&self.user, request).await)
+    }
+
+    /// The life of the user's stream.
+    pub async fn epoch(&self) -> Epoch {
+        self.node.store.head(&self.user).await.expect("storage works").0.epoch
+    }
+
+    /// One page of the rows as they are, or the order to start again.
+    pub async fn try_rows(
+        &self,
+        from: Option<Cursor>,
+        limit: u32,
+        epoch: Option<Epoch>,
+    ) -> Result<SnapshotPage, Reset> {
+        reset(self.node.snapshots.page(&self.user, from, limit, epoch).await)
+    }
+
+    /// All rows as they are, page by page, and the cursor that they are as of at least.
+    pub async fn rows(&self, limit: u32) -> (Vec<SnapshotRow>, ServerSeq) {
+        let (mut rows, mut from) = (Vec::new(), None);
+        loop {
+            let page = self.try_rows(from, limit, None).await.expect("the epoch is the same");
+            assert!(page.rows.len() <= limit as usize);
+            rows.extend(page.rows);
+            from = page.next;
+            if from.is_none() {
+                return (rows, page.as_of);
+            }
+        }
+    }
+
     /// Downloads the whole stream, own changes included, page by page.
     pub async fn stream(&self) -> Vec<StreamChange> {
         let mut query = query(0, 1_000);
@@ -206,6 +312,7 @@ impl Device {
             let page = self.page(&query).await;
             all.extend(page.changes);
             query.after = page.next_after;
+            query.until = Some(page.window_until);
             if !page.has_more {
                 return all;
             }
@@ -213,9 +320,17 @@ impl Device {
     }
 }
 
+fn reset<T>(answer: Result<T, SyncError>) -> Result<T, Reset> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(SyncError::Reset(reset)) => Err(reset),
+        Err(SyncError::Store(error)) => panic!("storage failed: {error}"),
+    }
+}
+
 /// A query for everything after a cursor.
 pub fn query(after: i64, limit: u32) -> PageQuery {
-    PageQuery { after: ServerSeq(after), until: None, limit, schema: None, exclude: None }
+    PageQuery { after: ServerSeq(after), until: None, limit, schema: None, exclude: None, epoch: None }
 }
 
 /// The versions of a verdict whose changes were all applied.
@@ -280,6 +395,11 @@ fn sent(id: i64, op: &'static str, pk: Uuid, version: i64, payload: Option<Strin
 }
 
 impl Sent {
+    /// The same change at another version.
+    pub fn at(self, version: i64) -> Self {
+        Self { version, ..self }
+    }
+
     /// The same change of another table.
     pub fn of(mut self, schema: Option<&'static str>, table: &'static str) -> Self {
         (self.schema, self.table) = (schema, table);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ProjectionStore, SyncStore};
-use outrigger_conformance::{Backend, Projecting};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore};
+use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::{RowKey, TableName};
 use outrigger_memory::MemoryStore;
 use uuid::Uuid;
@@ -39,5 +39,17 @@ impl Projecting for Memory {
     }
 }
 
+#[async_trait]
+impl LongLived for Memory {
+    async fn retention(&self) -> Arc<dyn RetentionStore> {
+        Arc::<MemoryStore>::clone(&self.0)
+    }
+
+    async fn contacts(&self) -> Arc<dyn ContactStore> {
+        Arc::<MemoryStore>::clone(&self.0)
+    }
+}
+
 outrigger_conformance::suite!(Memory);
 outrigger_conformance::projection_suite!(Memory);
+outrigger_conformance::long_lived_suite!(Memory);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ProjectionStore, SyncStore, TableConfig};
-use outrigger_conformance::{Backend, Projecting};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig};
+use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::TableName;
 use outrigger_postgres::{PostgresOptions, PostgresStore};
 use outrigger_testkit::TestDatabase;
@@ -51,5 +51,17 @@ impl Projecting for Postgres {
     }
 }
 
+#[async_trait]
+impl LongLived for Postgres {
+    async fn retention(&self) -> Arc<dyn RetentionStore> {
+        self.connect().await
+    }
+
+    async fn contacts(&self) -> Arc<dyn ContactStore> {
+        self.connect().await
+    }
+}
+
 outrigger_conformance::suite!(Postgres);
 outrigger_conformance::projection_suite!(Postgres);
+outrigger_conformance::long_lived_suite!(Postgres);

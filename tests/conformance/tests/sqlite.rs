@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ProjectionStore, SyncStore, TableConfig};
-use outrigger_conformance::{Backend, Projecting};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig};
+use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::TableName;
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
 use rusqlite::{Connection, OptionalExtension};
@@ -57,5 +57,17 @@ impl Projecting for Sqlite {
     }
 }
 
+#[async_trait]
+impl LongLived for Sqlite {
+    async fn retention(&self) -> Arc<dyn RetentionStore> {
+        self.open()
+    }
+
+    async fn contacts(&self) -> Arc<dyn ContactStore> {
+        self.open()
+    }
+}
+
 outrigger_conformance::suite!(Sqlite);
 outrigger_conformance::projection_suite!(Sqlite);
+outrigger_conformance::long_lived_suite!(Sqlite);

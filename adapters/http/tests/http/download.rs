@@ -32,11 +32,11 @@ async fn a_page_has_this_shape() {
     let server = given().await;
     let page = server.download("alice/laptop", "?after=2").await;
     assert!(page.text.contains(NOW));
-    assert_snapshot!(page.text, @r#"{"changes":[{"server_id":3,"schema":"public","table":"users","op":"INSERT","pk":"00000000-0000-0000-0000-000000000003","payload":{"name":"C"},"server_version":1,"deleted":false,"source_id":"phone","source_change_id":3,"ts":"2025-08-08T07:01:00.123456Z"},{"server_id":4,"schema":"public","table":"users","op":"DELETE","pk":"00000000-0000-0000-0000-000000000001","payload":null,"server_version":2,"deleted":true,"source_id":"phone","source_change_id":4,"ts":"2025-08-08T07:01:00.123456Z"}],"has_more":false,"next_after":4,"window_until":4}"#);
+    assert_snapshot!(page.text, @r#"{"changes":[{"server_id":3,"schema":"public","table":"users","op":"INSERT","pk":"00000000-0000-0000-0000-000000000003","payload":{"name":"C"},"server_version":1,"deleted":false,"source_id":"phone","source_change_id":3,"ts":"2025-08-08T07:01:00.123456Z"},{"server_id":4,"schema":"public","table":"users","op":"DELETE","pk":"00000000-0000-0000-0000-000000000001","payload":null,"server_version":2,"deleted":true,"source_id":"phone","source_change_id":4,"ts":"2025-08-08T07:01:00.123456Z"}],"has_more":false,"next_after":4,"window_until":4,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7"}"#);
     assert_eq!(page.header("content-type"), "application/json");
     assert_eq!(page.header("cache-control"), "no-store");
     let empty = server.download("bob/laptop", "").await;
-    assert_snapshot!(empty.text, @r#"{"changes":[],"has_more":false,"next_after":0,"window_until":0}"#);
+    assert_snapshot!(empty.text, @r#"{"changes":[],"has_more":false,"next_after":0,"window_until":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7"}"#);
 }
 
 #[tokio::test]
@@ -57,8 +57,7 @@ async fn each_parameter_does_what_it_says() {
         ("laptop", "?until=0", vec![1, 2, 3, 4], false, 4, 4),
         ("laptop", "?until=99", vec![1, 2, 3, 4], false, 4, 4),
         ("laptop", "?until=2&after=3", vec![], false, 3, 2),
-        ("laptop", "?after=99", vec![], false, 99, 4),
-        ("laptop", "?after=9223372036854775807", vec![], false, i64::MAX, 4),
+        ("laptop", "?after=4", vec![], false, 4, 4),
         ("laptop", "?schema=business", vec![2], false, 4, 4),
         ("laptop", "?schema=%20BUSINESS%20", vec![2], false, 4, 4),
         ("laptop", "?schema=nothing", vec![], false, 4, 4),

@@ -173,6 +173,25 @@ impl outrigger_application::SyncStore for Hanging {
         std::future::pending().await
     }
 
+    async fn head(
+        &self,
+        _: &outrigger_domain::UserId,
+    ) -> Result<(outrigger_domain::StreamHead, outrigger_domain::Kept), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn rows(
+        &self,
+        _: &outrigger_domain::UserId,
+        _: &outrigger_application::ports::store::RowsQuery,
+    ) -> Result<outrigger_application::ports::store::Rows, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn tables(&self, _: &outrigger_domain::UserId) -> Result<Vec<outrigger_domain::TableName>, StoreError> {
+        std::future::pending().await
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         std::future::pending().await
     }

@@ -4,6 +4,8 @@ mod demo;
 mod download;
 mod failures;
 mod materialize_failures;
+mod resets;
 mod serving;
+mod snapshot;
 mod upload;
 mod world;

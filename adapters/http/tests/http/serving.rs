@@ -44,6 +44,22 @@ impl SyncStore for Gated {
         Ok(Slice::default())
     }
 
+    async fn head(&self, _: &UserId) -> Result<(outrigger_domain::StreamHead, outrigger_domain::Kept), StoreError> {
+        unreachable!("nothing asks for this here")
+    }
+
+    async fn rows(
+        &self,
+        _: &UserId,
+        _: &outrigger_application::ports::store::RowsQuery,
+    ) -> Result<outrigger_application::ports::store::Rows, StoreError> {
+        unreachable!("nothing asks for this here")
+    }
+
+    async fn tables(&self, _: &UserId) -> Result<Vec<outrigger_domain::TableName>, StoreError> {
+        unreachable!("nothing asks for this here")
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -30,7 +30,7 @@ async fn an_applied_change_has_its_new_version() {
     let server = Setup::default().start().await;
     let changes = [change(1, "INSERT", 0, "{}"), change(2, "update", 1, "{}"), change(3, "Delete", 2, "null")];
     let answer = server.changes("alice/phone", &[&changes[0], &changes[1], &changes[2]]).await;
-    assert_snapshot!(answer, @r#"{"accepted":true,"highest_server_seq":3,"statuses":[{"source_change_id":1,"status":"applied","new_server_version":1},{"source_change_id":2,"status":"applied","new_server_version":2},{"source_change_id":3,"status":"applied","new_server_version":3}]}"#);
+    assert_snapshot!(answer, @r#"{"accepted":true,"highest_server_seq":3,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"applied","new_server_version":1},{"source_change_id":2,"status":"applied","new_server_version":2},{"source_change_id":3,"status":"applied","new_server_version":3}]}"#);
     assert_eq!(server.changes("alice/phone", &[&changes[0], &changes[1], &changes[2]]).await, answer, "a retry");
 }
 
@@ -38,37 +38,37 @@ async fn an_applied_change_has_its_new_version() {
 async fn a_delete_of_nothing_has_no_version_and_one_of_a_tombstone_has_its() {
     let server = Setup::default().start().await;
     let delete = |id, version| change(id, "DELETE", version, "null");
-    assert_snapshot!(server.changes("alice/phone", &[&delete(1, 0)]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"applied"}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&delete(1, 0)]).await, @r#"{"accepted":true,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"applied"}]}"#);
     given(&server, &[change(2, "INSERT", 0, "{}"), delete(3, 1)]).await;
-    assert_snapshot!(server.changes("alice/phone", &[&delete(4, 2)]).await, @r#"{"accepted":true,"highest_server_seq":2,"statuses":[{"source_change_id":4,"status":"applied","new_server_version":2}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&delete(4, 2)]).await, @r#"{"accepted":true,"highest_server_seq":2,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":4,"status":"applied","new_server_version":2}]}"#);
 }
 
 #[tokio::test]
 async fn a_conflict_shows_the_row_as_the_server_has_it() {
     let server = Setup::default().start().await;
     let stale = |id| change(id, "UPDATE", 9, "{}");
-    assert_snapshot!(server.changes("alice/phone", &[&stale(1)]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":0,"deleted":true,"payload":null}}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&stale(1)]).await, @r#"{"accepted":true,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":0,"deleted":true,"payload":null}}]}"#);
     given(&server, &[change(2, "INSERT", 0, r#"{"name":"Alice"}"#)]).await;
-    assert_snapshot!(server.changes("alice/phone", &[&stale(3)]).await, @r#"{"accepted":true,"highest_server_seq":1,"statuses":[{"source_change_id":3,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":1,"deleted":false,"payload":{"name":"Alice"}}}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&stale(3)]).await, @r#"{"accepted":true,"highest_server_seq":1,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":3,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":1,"deleted":false,"payload":{"name":"Alice"}}}]}"#);
     given(&server, &[change(4, "DELETE", 1, "null")]).await;
-    assert_snapshot!(server.changes("alice/phone", &[&stale(5)]).await, @r#"{"accepted":true,"highest_server_seq":2,"statuses":[{"source_change_id":5,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":2,"deleted":true,"payload":null}}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&stale(5)]).await, @r#"{"accepted":true,"highest_server_seq":2,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":5,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":2,"deleted":true,"payload":null}}]}"#);
 }
 
 #[tokio::test]
 async fn an_invalid_change_says_why() {
     let server = Setup::default().start().await;
-    assert_snapshot!(server.changes("alice/phone", &[&change(1, "INSERT", 0, "[]")]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"bad_payload","details":{}},"message":"payload must be a JSON object"}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&change(1, "INSERT", 0, "[]")]).await, @r#"{"accepted":true,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"bad_payload","details":{}},"message":"payload must be a JSON object"}]}"#);
     let strange = change(2, "INSERT", 0, "{}").replace("users", "strange");
-    assert_snapshot!(server.changes("alice/phone", &[&strange]).await, @r#"{"accepted":false,"highest_server_seq":0,"statuses":[{"source_change_id":2,"status":"invalid","invalid":{"reason":"unregistered_table","details":{}},"message":"table public.strange does not take part in syncing"}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&strange]).await, @r#"{"accepted":false,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":2,"status":"invalid","invalid":{"reason":"unregistered_table","details":{}},"message":"table public.strange does not take part in syncing"}]}"#);
     given(&server, &[change(3, "INSERT", 0, "{}")]).await;
-    assert_snapshot!(server.changes("alice/phone", &[&change(3, "UPDATE", 1, "{}")]).await, @r#"{"accepted":true,"highest_server_seq":1,"statuses":[{"source_change_id":3,"status":"invalid","invalid":{"reason":"source_change_id_reused","details":{}},"message":"source_change_id 3 was used for another change before"}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&change(3, "UPDATE", 1, "{}")]).await, @r#"{"accepted":true,"highest_server_seq":1,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":3,"status":"invalid","invalid":{"reason":"source_change_id_reused","details":{}},"message":"source_change_id 3 was used for another change before"}]}"#);
 }
 
 #[tokio::test]
 async fn a_change_without_its_parents_lists_them() {
     let server = Setup::default().start().await;
     let post = change(1, "INSERT", 0, &format!(r#"{{"author_id":"{PK}"}}"#)).replace("users", "posts");
-    assert_snapshot!(server.changes("alice/phone", &[&post]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"fk_missing","details":{"missing":["public.users:550e8400-e29b-41d4-a716-446655440000"]}},"message":"refers to rows that do not exist: public.users:550e8400-e29b-41d4-a716-446655440000"}]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[&post]).await, @r#"{"accepted":true,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"fk_missing","details":{"missing":["public.users:550e8400-e29b-41d4-a716-446655440000"]}},"message":"refers to rows that do not exist: public.users:550e8400-e29b-41d4-a716-446655440000"}]}"#);
     given(&server, &[change(2, "INSERT", 0, "{}")]).await;
     let answer = server.changes("bob/phone", &[&post]).await;
     assert!(answer.contains("fk_missing"), "another user's row is no parent: {answer}");
@@ -80,7 +80,7 @@ async fn an_upload_of_too_many_changes_is_refused_as_a_whole() {
     let limits = UploadLimits { changes_max: 1, ..UploadLimits::default() };
     let server = Setup { limits, ..Setup::default() }.start().await;
     let answer = server.changes("alice/phone", &[&change(1, "INSERT", 0, "{}"), "7"]).await;
-    assert_snapshot!(answer, @r#"{"accepted":false,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"},{"source_change_id":0,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"}]}"#);
+    assert_snapshot!(answer, @r#"{"accepted":false,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"},{"source_change_id":0,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"}]}"#);
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn an_atomic_upload_is_applied_as_a_whole_or_not_at_all() {
     let server = Setup::default().start().await;
     let body = |second: &str| format!(r#"{{"atomic":true,"changes":[{},{second}]}}"#, change(1, "INSERT", 0, "{}"));
     let aborted = server.upload("alice/phone", body(&change(2, "UPDATE", 5, "{}"))).await;
-    assert_snapshot!(aborted.text, @r#"{"accepted":false,"highest_server_seq":0,"statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_aborted","details":{}},"message":"another change of this atomic upload was not applied"},{"source_change_id":2,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":0,"deleted":true,"payload":null}}]}"#);
+    assert_snapshot!(aborted.text, @r#"{"accepted":false,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_aborted","details":{}},"message":"another change of this atomic upload was not applied"},{"source_change_id":2,"status":"conflict","server_row":{"schema_name":"public","table_name":"users","id":"550e8400-e29b-41d4-a716-446655440000","server_version":0,"deleted":true,"payload":null}}]}"#);
     // An element that cannot be read aborts the others as well.
     let aborted = server.upload("alice/phone", body("7")).await.json();
     assert_eq!(aborted["statuses"][0]["invalid"]["reason"], "batch_aborted");
@@ -131,7 +131,7 @@ async fn members_that_are_not_known_are_ignored() {
 #[tokio::test]
 async fn an_upload_may_be_empty() {
     let server = Setup::default().start().await;
-    assert_snapshot!(server.changes("alice/phone", &[]).await, @r#"{"accepted":true,"highest_server_seq":0,"statuses":[]}"#);
+    assert_snapshot!(server.changes("alice/phone", &[]).await, @r#"{"accepted":true,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[]}"#);
 }
 
 /// What is wrong with one change is answered at its place and blocks no other.

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::projection::MockProjectionStore;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, Credentials, Download, Failures, ProjectionStore, SharedCatalog,
-    SyncStore, TokenIssuer, UploadService,
+    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Failures, ProjectionStore,
+    SharedCatalog, Snapshots, SyncStore, TokenIssuer, UploadService,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
+use outrigger_domain::{Catalog, Epoch, SourceId, Table, TableName, UserId};
 use outrigger_http::{Api, Demo, Stopped, router, serve};
 use outrigger_memory::MemoryStore;
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -19,7 +19,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
+/// The epoch of all streams of a server that keeps them in memory.
+pub(crate) const EPOCH: Epoch = Epoch(Uuid::from_u128(0x7c9e_6679_7425_40de_944b_e07f_c1f9_0ae7));
 pub(crate) const NOW: &str = "2025-08-08T07:01:00.123456Z";
 
 struct Stopwatch;
@@ -71,6 +74,7 @@ fn tables() -> [Table; 3] {
 pub(crate) struct Setup {
     pub(crate) store: Arc<dyn SyncStore>,
     pub(crate) projection: Arc<dyn ProjectionStore>,
+    pub(crate) contacts: Arc<dyn ContactStore>,
     pub(crate) limits: UploadLimits,
     pub(crate) body_bytes_max: usize,
     pub(crate) demo: bool,
@@ -79,10 +83,11 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let store = Arc::new(MemoryStore::projecting(tables().map(|table| table.name)));
+        let store = Arc::new(MemoryStore::projecting(tables().map(|table| table.name)).in_epoch(EPOCH));
         Self {
             store: Arc::<MemoryStore>::clone(&store),
-            projection: store,
+            projection: Arc::<MemoryStore>::clone(&store),
+            contacts: store,
             limits: UploadLimits::default(),
             body_bytes_max: 1024 * 1024,
             demo: false,
@@ -101,8 +106,10 @@ impl Setup {
         let catalog = SharedCatalog::new(Catalog::new(tables()));
         let store = Arc::clone(&self.store);
         Api {
-            upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog, self.limits),
+            upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog.clone(), self.limits),
             download: Download::new(Arc::clone(&store)),
+            snapshots: Snapshots::new(Arc::clone(&store), catalog),
+            contacts: Contacts::new(Arc::clone(&self.contacts), Arc::new(Stopwatch)),
             failures: Failures::new(Arc::clone(&self.projection)),
             store,
             authenticator: Arc::new(Trusting),
@@ -154,7 +161,9 @@ impl Answer {
     pub(crate) fn error(&self) -> (u16, String, String) {
         let body = self.json();
         assert_eq!(self.header("content-type"), "application/json");
-        assert_eq!(body.as_object().unwrap().len(), 2, "{body}");
+        let resets = ["epoch", "highest_server_seq", "floor"];
+        let members = body.as_object().unwrap().keys().filter(|name| !resets.contains(&name.as_str()));
+        assert_eq!(members.count(), 2, "{body}");
         (self.status, body["error"].as_str().unwrap().to_owned(), body["message"].as_str().unwrap().to_owned())
     }
 }

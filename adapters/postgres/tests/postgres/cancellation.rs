@@ -65,7 +65,7 @@ async fn a_dropped_read_costs_no_connection() {
     let fixture = Fixture::with(PostgresOptions { max_connections: 1, ..PostgresOptions::default() }).await;
     let alice = user("alice");
     apply(&fixture.store, &alice, "phone", (1..=500).map(|number| insert(number, number as u128))).await.unwrap();
-    let query = PageQuery { after: ServerSeq(0), until: None, limit: 1_000, schema: None, exclude: None };
+    let query = PageQuery { after: ServerSeq(0), until: None, limit: 1_000, schema: None, exclude: None, epoch: None };
     let wanted = Wanted::of([&upload_of("phone", (1..=500).map(|number| insert(number, number as u128)))]);
     for polls in 0..30 {
         abandon_after(polls % 10, fixture.store.page(&alice, &query)).await.transpose().unwrap();

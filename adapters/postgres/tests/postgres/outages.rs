@@ -11,7 +11,7 @@ use outrigger_testkit::{Cluster, Settings};
 use crate::support::{Fixture, apply, insert, plan, upload_of, user};
 
 fn everything() -> PageQuery {
-    PageQuery { after: ServerSeq(0), until: None, limit: 1_000, schema: None, exclude: None }
+    PageQuery { after: ServerSeq(0), until: None, limit: 1_000, schema: None, exclude: None, epoch: None }
 }
 
 /// Uploads until it succeeds: the pool may hold connections that the outage has cut.

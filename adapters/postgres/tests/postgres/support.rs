@@ -91,6 +91,7 @@ pub(crate) fn upload_of(source: &str, changes: impl IntoIterator<Item = Change>)
         source: SourceId::parse(source).unwrap(),
         submissions: changes.into_iter().map(submit).collect(),
         atomic: false,
+        epoch: None,
     }
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn upload_of(source: &str, changes: impl IntoIterator<Item = Change>)
 pub(crate) async fn plan(store: &PostgresStore, user: &UserId, upload: &Upload) -> (Plan, Verdict) {
     let snapshot = store.load(user, &Wanted::of([upload])).await.unwrap();
     let mut planner = Planner::new(snapshot, UploadLimits::default());
-    let verdict = planner.decide(upload);
+    let verdict = planner.decide(upload).unwrap();
     (planner.finish("2025-08-08T07:01:00.123456Z".parse().unwrap()), verdict)
 }
 

@@ -62,7 +62,7 @@ impl World {
     /// Uploads changes, each at the version that its row has; all apply.
     pub(crate) async fn up(&self, who: &str, changes: &[Change<'_>]) {
         let submissions = changes.iter().map(|change| self.submission(who, change)).collect();
-        let upload = Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false };
+        let upload = Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false, epoch: None };
         let verdict = self.uploads.upload(&user(who), upload).await.unwrap();
         for decision in &verdict.decisions {
             assert!(matches!(decision, Decision::Applied { .. }), "{decision:?}");

@@ -46,7 +46,7 @@ fn a_page_ends_where_its_window_does() {
     wait(store.commit(&alice, plan(0, (1..=5).map(|pk| (pk, 1))))).unwrap();
     for (after, until, limit, expected) in [(1, Some(3), 9, 2..=3), (1, None, 9, 2..=5), (1, Some(99), 1, 2..=2)] {
         let (after, until) = (ServerSeq(after), until.map(ServerSeq));
-        let query = PageQuery { after, until, limit, schema: None, exclude: None };
+        let query = PageQuery { after, until, limit, schema: None, exclude: None, epoch: None };
         let slice = wait(store.page(&alice, &query)).unwrap();
         assert_eq!(slice.head.seq, ServerSeq(5));
         let found: Vec<i64> = slice.changes.iter().map(|change| change.server_id.0).collect();

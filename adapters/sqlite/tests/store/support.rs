@@ -83,7 +83,12 @@ pub(crate) fn plan(head: i64, rows: impl IntoIterator<Item = (u128, i64)>) -> Pl
     let log: Vec<_> =
         (head + 1..).zip(rows).map(|(seq, row)| entry(seq, row, format!("{{\"n\":{}}}", row.1))).collect();
     let rows = log.iter().enumerate().map(|(entry, logged)| RowEffect { entry, known: logged.version > RowVersion(1) });
-    Plan { head: StreamHead { seq: ServerSeq(head) }, at: Timestamp::UNIX_EPOCH, rows: rows.collect(), log }
+    Plan {
+        head: StreamHead { seq: ServerSeq(head), ..StreamHead::default() },
+        at: Timestamp::UNIX_EPOCH,
+        rows: rows.collect(),
+        log,
+    }
 }
 
 /// A plan that inserts one row with that payload into an empty stream.
@@ -133,7 +138,7 @@ pub(crate) async fn try_rows(
         .into_iter()
         .map(|pk| WantedRow { key: key(pk), payload: outrigger_domain::stream::PayloadWanted::Always })
         .collect();
-    store.load(user, &Wanted { rows, keys: Vec::new() }).await
+    store.load(user, &Wanted { rows, ..Wanted::default() }).await
 }
 
 /// The numbers of all changes of a stream.
@@ -142,6 +147,7 @@ pub(crate) async fn stream(store: &SqliteStore, user: &UserId) -> Vec<i64> {
 }
 
 pub(crate) async fn try_stream(store: &SqliteStore, user: &UserId) -> Result<Vec<i64>, StoreError> {
-    let query = PageQuery { after: ServerSeq(0), until: None, limit: 100_000, schema: None, exclude: None };
+    let query =
+        PageQuery { after: ServerSeq(0), until: None, limit: 100_000, schema: None, exclude: None, epoch: None };
     Ok(store.page(user, &query).await?.changes.iter().map(|change| change.server_id.0).collect())
 }
