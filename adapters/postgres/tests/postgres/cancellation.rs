@@ -3,15 +3,16 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
-use outrigger_application::SyncStore;
+use outrigger_application::{SyncStore, TableConfig};
 use outrigger_domain::window::PageQuery;
-use outrigger_domain::{ServerSeq, Wanted};
-use outrigger_postgres::PostgresOptions;
+use outrigger_domain::{Op, ServerSeq, Wanted};
+use outrigger_postgres::{PostgresOptions, PostgresStore};
+use outrigger_testkit::postgres_database;
+use sqlx::{Connection, PgConnection};
 
-use sqlx::Connection;
-
-use crate::support::{Fixture, apply, insert, plan, upload_of, user};
+use crate::support::{Fixture, apply, change, insert, payload, plan, row, upload_of, user};
 
 /// Polls the future that many times, each time when it asks for it. None if it did not end by then.
 async fn abandon_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
@@ -56,7 +57,7 @@ async fn a_dropped_commit_is_whole_or_nothing_and_leaves_no_transaction_open() {
         let late = async {
             while apply(&fixture.store, &alice, "laptop", [insert(number, 9_999 + number as u128)]).await.is_err() {}
         };
-        tokio::time::timeout(std::time::Duration::from_secs(10), late).await.expect("connections are free");
+        tokio::time::timeout(Duration::from_secs(10), late).await.expect("connections are free");
     }
 }
 
@@ -93,6 +94,56 @@ async fn a_dropped_commit_that_waits_for_a_lock_does_not_keep_its_connection() {
     apply(&fixture.store, &user("bob"), "phone", [insert(1, 1)]).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_dropped_commit_in_parts_is_whole_or_nothing_and_leaves_no_transaction_open() {
+    // Of every upload one row fails, so that each is projected in parts.
+    let sql = "CREATE TABLE notes (id uuid PRIMARY KEY, text text CHECK (text <> 'bad'))";
+    let database = postgres_database().await;
+    sqlx::raw_sql(sql).execute(&mut PgConnection::connect(database.url()).await.unwrap()).await.unwrap();
+    let tables = vec![TableConfig::new(row(1).table)];
+    let options = PostgresOptions { max_connections: 2, tables, ..PostgresOptions::default() };
+    let store = PostgresStore::connect(database.url(), options).await.unwrap();
+    let fixture = Fixture { store, database };
+    let alice = user("alice");
+    let bad = |number: i64| change(number, number as u128, 0, Op::Insert(payload(r#"{"text":"bad"}"#)));
+    let (mut abandoned, mut answered) = (0, 0);
+    for round in 1..=60_i64 {
+        let number = 2 * round;
+        let (next, _) =
+            plan(&fixture.store, &alice, &upload_of("phone", [insert(number, number as u128), bad(number + 1)])).await;
+        let polls = usize::try_from(round).unwrap();
+        match abandon_after(polls, fixture.store.commit(&alice, next)).await {
+            None => abandoned += 1,
+            Some(_) => answered += 1,
+        }
+        assert_is_whole(&fixture).await;
+        assert_is_projected(&fixture).await;
+    }
+    assert!(abandoned > 5 && answered > 5, "{abandoned} abandoned, {answered} answered");
+    let quiet = async {
+        while open_transactions(&fixture).await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // A connection that is closed in the middle of a transaction is rolled back as soon as Postgres notices.
+    tokio::time::timeout(Duration::from_secs(10), quiet).await.expect("no transaction stays open");
+    for number in 1_001..1_020 {
+        let late = async {
+            while apply(&fixture.store, &alice, "laptop", [insert(number, 9_999 + number as u128)]).await.is_err() {}
+        };
+        tokio::time::timeout(Duration::from_secs(10), late).await.expect("connections are free");
+    }
+}
+
+/// Every good row is in the business table, and of every bad one there is a failure; in one moment.
+async fn assert_is_projected(fixture: &Fixture) {
+    let wrong = "SELECT count(*) FROM sync.sync_state s
+                 WHERE (s.payload ->> 'text' = 'bad') <> EXISTS (
+                           SELECT 1 FROM sync.materialize_failures f WHERE f.pk_uuid = s.pk_uuid)
+                    OR (s.payload ->> 'text' = 'bad') = EXISTS (SELECT 1 FROM notes n WHERE n.id = s.pk_uuid)";
+    assert_eq!(sqlx::query_scalar::<_, i64>(wrong).fetch_one(&mut fixture.sql().await).await.unwrap(), 0);
+}
+
 /// One statement, and so one moment: the log, the rows and their states are exactly those up to the head.
 async fn assert_is_whole(fixture: &Fixture) {
     let counts = "SELECT coalesce((SELECT last_server_id FROM sync.user_stream), 0),
@@ -105,7 +156,11 @@ async fn assert_is_whole(fixture: &Fixture) {
 }
 
 async fn assert_no_transaction_is_open(fixture: &Fixture) {
+    assert_eq!(open_transactions(fixture).await, 0);
+}
+
+async fn open_transactions(fixture: &Fixture) -> i64 {
     let open = "SELECT count(*) FROM pg_stat_activity
                 WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
-    assert_eq!(sqlx::query_scalar::<_, i64>(open).fetch_one(&mut fixture.sql().await).await.unwrap(), 0);
+    sqlx::query_scalar(open).fetch_one(&mut fixture.sql().await).await.unwrap()
 }

@@ -1,5 +1,6 @@
 //! What only the Postgres store can get wrong. The contract that all stores share is tested by their common suite.
 
+mod business;
 mod cancellation;
 mod commit;
 mod migrations;
@@ -7,4 +8,7 @@ mod outages;
 mod payloads;
 mod plans;
 mod projection;
+mod projection_example;
+mod projection_orders;
+mod projection_property;
 mod support;
