@@ -42,18 +42,17 @@ pub(crate) async fn open(config: &Config) -> Result<Store, RunError> {
     match &config.settings.database_url {
         DatabaseUrl::Memory => Ok(MemoryStore::default().into()),
         DatabaseUrl::Sqlite(path) => {
-            let store = open_sqlite(path, config)?;
             if config.demo {
-                SqliteStore::create_demo_tables(path).map_err(demo_failed)?;
+                SqliteStore::create_demo_tables(path).map_err(|error| RunError::Failed(error.to_string()))?;
             }
-            Ok(store.into())
+            Ok(open_sqlite(path, config)?.into())
         }
         DatabaseUrl::Postgres(url) => {
-            let store = open_postgres(url, config).await?;
             if config.demo {
-                store.create_demo_tables().await.map_err(demo_failed)?;
+                let created = PostgresStore::create_demo_tables(url, &postgres_options(config)).await;
+                created.map_err(cannot_connect)?;
             }
-            Ok(store.into())
+            Ok(open_postgres(url, config).await?.into())
         }
     }
 }
@@ -88,27 +87,30 @@ fn open_sqlite(path: &Path, config: &Config) -> Result<SqliteStore, RunError> {
 }
 
 async fn open_postgres(url: &str, config: &Config) -> Result<PostgresStore, RunError> {
+    PostgresStore::connect(url, postgres_options(config)).await.map_err(cannot_connect)
+}
+
+fn cannot_connect(error: ConnectError) -> RunError {
+    match error {
+        ConnectError::Url(_) => RunError::Configuration(format!("database_url: {error}")),
+        error => RunError::Failed(error.to_string()),
+    }
+}
+
+fn postgres_options(config: &Config) -> PostgresOptions {
     let defaults = PostgresOptions::default();
     let settings = &config.settings.postgres;
-    let options = PostgresOptions {
+    PostgresOptions {
         max_connections: settings.max_connections.map_or(defaults.max_connections, Into::into),
         session_settings: settings.session_settings.unwrap_or(defaults.session_settings),
         tables: config.tables.clone(),
         projection_timeout: projection_timeout(config),
         ..defaults
-    };
-    PostgresStore::connect(url, options).await.map_err(|error| match error {
-        ConnectError::Url(_) => RunError::Configuration(format!("database_url: {error}")),
-        error => RunError::Failed(error.to_string()),
-    })
+    }
 }
 
 fn projection_timeout(config: &Config) -> Duration {
     Duration::from_millis(config.settings.projection.timeout_ms.get().into())
-}
-
-fn demo_failed(error: impl Display) -> RunError {
-    failed("cannot create the tables of the demo", error)
 }
 
 /// A failure of that, for that reason.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::server::{Client, Server, command};
+use crate::server::{Client, FREE_PORT, SECRET, Server, command};
 
 /// Runs the binary to its end: exit code, stdout, stderr.
 fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -94,6 +94,55 @@ async fn a_table_is_rebuilt_beside_a_server() {
     bob.insert(1).await.unwrap();
     let (code, stdout, _) = rebuild(&[]);
     assert_eq!((code, stdout.as_str()), (Some(1), "public.users: 3 rows rebuilt, 1 failed\n"));
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_stopped_says_how_to_go_on() {
+    const ROWS: u32 = 1_500;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::demo(folder.path());
+    let alice = server.sign_in("alice", "phone").await;
+    for numbers in (1..=ROWS).collect::<Vec<_>>().chunks(500) {
+        alice.insert_all(numbers).await;
+    }
+    let database = rusqlite::Connection::open(folder.path().join("outrigger.db")).unwrap();
+    database.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    let rows = || -> u32 { database.query_row("SELECT count(*) FROM users", [], |row| row.get(0)).unwrap() };
+    database.execute("DELETE FROM users", []).unwrap();
+    let arguments = ["materialize", "--rebuild", "users", "--batch", "1"];
+    let mut rebuild = Server::spawn(command(folder.path()).args(arguments)).unready();
+    while rows() < 3 {
+        tokio::task::yield_now().await;
+    }
+    rebuild.signal("INT");
+    assert_eq!(rebuild.wait().code(), Some(1));
+    let stderr = rebuild.stderr();
+    let on = stderr.lines().find_map(|line| line.strip_prefix("to go on: ")).expect("it says how to go on");
+    let done = rows();
+    assert!(done < ROWS && stderr.contains("stopped before all rows were rebuilt"), "{done} rows: {stderr}");
+    let (_, cursor) = on.split_once("--after ").expect("it goes on from where it was");
+    let (code, stdout, _) = run(folder.path(), &[&arguments[..3], &["--after", cursor]].concat());
+    assert_eq!((code, rows()), (Some(0), ROWS), "{stdout}");
+    let went_on: u32 = stdout.split_whitespace().nth(1).unwrap().parse().unwrap();
+    // The step that was cut short may have been done.
+    assert!(went_on == ROWS - done || went_on == ROWS - done + 1, "{done} before, {stdout}");
+}
+
+#[tokio::test]
+async fn the_demo_s_tables_are_there_before_they_are_required() {
+    let required = "[[tables]]\nname = 'users'\nmaterialize = 'required'\n";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("outrigger.toml"), required).unwrap();
+    let postgres = outrigger_testkit::postgres_database().await;
+    for database in ["sqlite://outrigger.db", postgres.url()] {
+        let with = |flags: &[&str]| {
+            Server::spawn(command(folder.path()).args(FREE_PORT).args(flags).env("JWT_SECRET", SECRET))
+        };
+        let (code, stderr) = with(&["--database-url", database]).refused();
+        assert!(code == Some(1) && stderr.contains("users"), "{database}: {stderr}");
+        let demo = with(&["--demo", "--database-url", database]).listening();
+        assert_eq!(demo.sign_in("alice", "phone").await.insert(1).await.unwrap()["status"], "applied", "{database}");
+    }
 }
 
 #[test]

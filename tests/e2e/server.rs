@@ -90,6 +90,11 @@ impl Starting {
         self.0
     }
 
+    /// A command that listens nowhere.
+    pub(crate) fn unready(self) -> Server {
+        self.0
+    }
+
     /// Waits until it has given up; its exit code and what it wrote to stderr.
     pub(crate) fn refused(mut self) -> (Option<i32>, String) {
         assert_eq!(self.line(), "", "it started");
@@ -120,6 +125,19 @@ impl Client {
             "pk": format!("00000000-0000-4000-8000-{number:012}"), "server_version": 0, "payload": {"number": number},
         }))
         .await
+    }
+
+    /// Inserts users of those numbers in one upload.
+    pub(crate) async fn insert_all(&self, numbers: &[u32]) {
+        let change = |number: &u32| {
+            json!({"source_change_id": number, "table": "users", "op": "INSERT",
+                   "pk": format!("00000000-0000-4000-8000-{number:012}"), "server_version": 0, "payload": {"n": number}})
+        };
+        let changes: Vec<Value> = numbers.iter().map(change).collect();
+        let request = self.http.post(format!("{}/sync/upload", self.url)).bearer_auth(&self.token);
+        let answer = request.json(&json!({"changes": changes})).send().await.unwrap().error_for_status().unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        assert!(answer["statuses"].as_array().unwrap().iter().all(|status| status["status"] == "applied"), "{answer}");
     }
 
     /// Uploads one change; its status, or None if no answer came.

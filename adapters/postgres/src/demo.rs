@@ -1,8 +1,9 @@
 //! The business tables of the demo.
 
-use outrigger_application::StoreError;
+use sqlx::Executor;
 
-use crate::{PostgresStore, error};
+use crate::error::ConnectError;
+use crate::{PostgresOptions, PostgresStore, session};
 
 /// One statement, so that all of it happens or nothing; under a lock, since `CREATE TABLE` is not safe to race.
 /// The key of the lock is "outdem" in ASCII.
@@ -33,9 +34,13 @@ END
 $$";
 
 impl PostgresStore {
-    /// Creates the tables `users` and `posts` of the demo in the schema `public`, unless they are there.
-    pub async fn create_demo_tables(&self) -> Result<(), StoreError> {
-        self.sessions.rows(sqlx::query(CREATE)).await.map_err(error::from_sqlx)?;
-        self.projection.reload(&self.sessions).await.map(drop).map_err(error::from_sqlx)
+    /// Creates the tables `users` and `posts` of the demo in the schema `public`, unless they are there: before a store
+    /// is opened that may not do without them.
+    pub async fn create_demo_tables(url: &str, options: &PostgresOptions) -> Result<(), ConnectError> {
+        let target = session::target(url, options)?;
+        let mut connection = session::open(&target, options.acquire_timeout).await?;
+        connection.execute(CREATE).await?;
+        session::close(connection).await;
+        Ok(())
     }
 }

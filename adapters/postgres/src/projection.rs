@@ -3,6 +3,10 @@
 //! Projected with the whole batch first, in the statement of the commit itself (see [`commit`](crate::commit)); what
 //! cannot be is projected in parts ([`careful`]), and what is left is recorded ([`failures`]).
 //!
+//! The declarative projection does not itself stand behind the port [`Materializer`]: whose a row is and whether it may be
+//! written is decided by the statement that writes it, in the snapshot of the commit. Behind the port the same would
+//! take three round trips more. Custom materializers are called through the port, beside it.
+//!
 //! # The bound
 //!
 //! Half of `projection_timeout` is for the whole batch, by the `statement_timeout` of the sessions that it runs in, and

@@ -12,7 +12,6 @@ use std::time::Duration;
 use outrigger_application::{Batch, Materialize, MaterializeError, Materializer, NetRow, TableConfig};
 use outrigger_domain::{Reference, TableName, UserId};
 use rusqlite::Connection;
-use tokio::runtime::Runtime;
 
 use crate::error::OpenError;
 
@@ -25,10 +24,12 @@ mod rows;
 mod shape;
 mod store;
 mod values;
+mod waiting;
 
 use deadline::Deadline;
 pub(crate) use rows::{Commit, Listed, Row, Task};
 use shape::{Found, Shape};
+use waiting::Waiting;
 
 /// What is recorded for rows that the bound left no time for.
 const TIMED_OUT: &str = "timed out";
@@ -50,7 +51,7 @@ pub(crate) struct Projection {
     materializers: Materializers,
     timeout: Duration,
     deadline: Deadline,
-    runtime: Runtime,
+    waiting: Waiting,
     targets: HashMap<TableName, Target>,
     /// The place of each table, parents before children.
     ranks: HashMap<TableName, usize>,
@@ -68,13 +69,13 @@ impl Projection {
     ) -> Result<Self, OpenError> {
         let sqlite = |source| OpenError::Sqlite { path: connection.path().unwrap_or_default().into(), source };
         // For materializers that wait for something; those by columns never do.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let waiting = Waiting::new()?;
         let mut projection = Self {
             tables,
             materializers,
             timeout,
             deadline: Deadline::watch(connection).map_err(sqlite)?,
-            runtime,
+            waiting,
             targets: HashMap::new(),
             ranks: HashMap::new(),
             references: Vec::new(),
@@ -194,11 +195,11 @@ impl Projection {
         let time = self.deadline.remaining();
         // Whatever it leaves half done in the transaction is rolled back.
         let call = AssertUnwindSafe(|| {
-            self.runtime.block_on(async { tokio::time::timeout(time, custom.apply(tx, batch)).await })
+            self.waiting.wait_for(async { tokio::time::timeout(time, custom.apply(tx, batch)).await })
         });
         match catch_unwind(call) {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(MaterializeError(TIMED_OUT.into())),
+            Ok(Some(Ok(answer))) => answer,
+            Ok(Some(Err(_)) | None) => Err(MaterializeError(TIMED_OUT.into())),
             Err(_) => Err(MaterializeError("the materializer of the table panicked".into())),
         }
     }
