@@ -6,8 +6,10 @@
 
 pub mod contacts;
 pub mod download;
+pub mod drain;
 pub mod error;
 pub mod failures;
+pub mod hub;
 mod lanes;
 pub mod ports;
 pub mod projection;
@@ -15,26 +17,33 @@ pub mod retention;
 pub mod snapshot;
 pub mod tables;
 pub mod upload;
+pub mod watch;
 
 pub use contacts::Contacts;
 pub use download::Download;
+pub use drain::Drain;
 pub use error::SyncError;
 pub use failures::Failures;
+pub use hub::Hub;
 pub use ports::authenticator::{AuthError, Authenticator, Caller, Credentials, TokenIssuer};
 pub use ports::clock::{Clock, SystemClock};
 pub use ports::contacts::ContactStore;
 pub use ports::materializer::{Batch, MaterializeError, Materializer, NetRow};
+pub use ports::notifier::{News, Notifier};
 pub use ports::projection::ProjectionStore;
 pub use ports::retention::RetentionStore;
 pub use ports::store::{StoreError, SyncStore};
 pub use retention::Retention;
 pub use snapshot::Snapshots;
 pub use tables::{Materialize, SharedCatalog, TableConfig};
-pub use upload::UploadService;
+pub use upload::{UploadPorts, UploadService};
+pub use watch::Watch;
 
 #[cfg(any(test, feature = "mock"))]
 pub use ports::{
     authenticator::{MockAuthenticator, MockTokenIssuer},
     clock::MockClock,
+    contacts::MockContactStore,
+    notifier::MockNotifier,
     store::MockSyncStore,
 };

@@ -6,12 +6,13 @@ use std::time::Duration;
 use outrigger_domain::change::admit;
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::{Planner, RawChange, Submission, Upload, UserId, Wanted};
+use outrigger_domain::{Plan, Planner, RawChange, SourceId, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
 
 use crate::error::SyncError;
 use crate::lanes::{Budget, Joined, Lanes, Weight};
 use crate::ports::clock::Clock;
+use crate::ports::notifier::{News, Notifier};
 use crate::ports::store::{StoreError, SyncStore};
 use crate::tables::SharedCatalog;
 
@@ -54,18 +55,28 @@ pub struct UploadService {
     inner: Arc<Inner>,
 }
 
+/// What uploads stand on.
+#[derive(Clone)]
+pub struct UploadPorts {
+    /// Keeps the streams.
+    pub store: Arc<dyn SyncStore>,
+    /// Says when a change was applied.
+    pub clock: Arc<dyn Clock>,
+    /// Is told of every commit.
+    pub notifier: Arc<dyn Notifier>,
+}
+
 struct Inner {
-    store: Arc<dyn SyncStore>,
-    clock: Arc<dyn Clock>,
+    ports: UploadPorts,
     catalog: SharedCatalog,
     limits: UploadLimits,
     lanes: Lanes<Job>,
 }
 
 impl UploadService {
-    /// Uploads to this store changes of these tables.
-    pub fn new(store: Arc<dyn SyncStore>, clock: Arc<dyn Clock>, catalog: SharedCatalog, limits: UploadLimits) -> Self {
-        Self { inner: Arc::new(Inner { store, clock, catalog, limits, lanes: Lanes::default() }) }
+    /// Uploads changes of these tables.
+    pub fn new(ports: UploadPorts, catalog: SharedCatalog, limits: UploadLimits) -> Self {
+        Self { inner: Arc::new(Inner { ports, catalog, limits, lanes: Lanes::default() }) }
     }
 
     /// Checks one change as it was sent.
@@ -149,15 +160,20 @@ impl Inner {
         let decidable = |upload: &&&Upload| upload.submissions.len() <= self.limits.changes_max;
         let wanted = Wanted::of(uploads.iter().filter(decidable).copied());
         let mut backoff = BACKOFF_MIN;
+        let UploadPorts { store, clock, notifier } = &self.ports;
         for _ in 0..ATTEMPTS_MAX {
-            let mut planner = Planner::new(self.store.load(user, &wanted).await?, self.limits);
+            let mut planner = Planner::new(store.load(user, &wanted).await?, self.limits);
             let answers = uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
-            let plan = planner.finish(self.clock.now());
+            let plan = planner.finish(clock.now());
             if plan.log.is_empty() {
                 return Ok(answers);
             }
-            match self.store.commit(user, plan).await {
-                Ok(()) => return Ok(answers),
+            let news = News { user: user.clone(), head: plan.next_head(), only: only_source(&plan) };
+            match store.commit(user, plan).await {
+                Ok(()) => {
+                    notifier.announce(news);
+                    return Ok(answers);
+                }
                 Err(StoreError::Contention) => {
                     tokio::time::sleep(backoff.mul_f64(fastrand::f64())).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -167,6 +183,13 @@ impl Inner {
         }
         Err(StoreError::Contention)
     }
+}
+
+/// The source of all changes of the plan, if it is one.
+fn only_source(plan: &Plan) -> Option<SourceId> {
+    let mut sources = plan.log.iter().map(|entry| &entry.source);
+    let first = sources.next()?;
+    sources.all(|source| source == first).then(|| first.clone())
 }
 
 #[cfg(test)]

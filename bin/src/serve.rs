@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_application::{
-    Clock, Contacts, Download, Failures, SharedCatalog, Snapshots, SystemClock, UploadService,
+    Clock, Contacts, Download, Drain, Failures, Hub, Notifier, SharedCatalog, Snapshots, SystemClock, UploadPorts,
+    UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_http::{Api, Demo, Stopped};
@@ -52,7 +53,20 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     background.spawn(async move { noting.follow(CONTACTS_EVERY).await });
     let every = config.settings.retention.every.0;
     background.spawn(async move { retention.follow(every, every.min(SWEEP_CHECK_MAX)).await });
-    let router = outrigger_http::router(api(&config, store, catalog, contacts.clone()));
+    let (hub, drain) = (Hub::default(), Drain::default());
+    let (notifier, news) = store.notifier(hub.clone());
+    if let Some(news) = news {
+        background.spawn(async move { news.run().await });
+    }
+    let router = outrigger_http::router(api(
+        &config,
+        store,
+        Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone() },
+    ));
+    let shutdown = async move {
+        shutdown.await;
+        drain.begin();
+    };
     let stopped = outrigger_http::serve(listener, router, shutdown, drain_timeout).await;
     // Ends what runs in it.
     drop(background);
@@ -74,7 +88,17 @@ async fn bind(settings: &Settings) -> Result<(TcpListener, String), RunError> {
     Ok((listener, url))
 }
 
-fn api(config: &Config, store: Store, catalog: SharedCatalog, contacts: Contacts) -> Api {
+/// What endpoints share with what runs beside them.
+struct Parts {
+    catalog: SharedCatalog,
+    contacts: Contacts,
+    hub: Hub,
+    notifier: Arc<dyn Notifier>,
+    drain: Drain,
+}
+
+fn api(config: &Config, store: Store, parts: Parts) -> Api {
+    let Parts { catalog, contacts, hub, notifier, drain } = parts;
     let settings = &config.settings;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secret = config.secret.clone().unwrap_or_else(random_secret);
@@ -91,8 +115,10 @@ fn api(config: &Config, store: Store, catalog: SharedCatalog, contacts: Contacts
         changes_max: settings.limits.upload_changes_max.get(),
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
     };
+    let ports = UploadPorts { store: Arc::clone(&store.sync), clock: Arc::clone(&clock), notifier };
     Api {
-        upload: UploadService::new(Arc::clone(&store.sync), clock, catalog.clone(), limits),
+        upload: UploadService::new(ports, catalog.clone(), limits),
+        watch: Watch::new(Arc::clone(&store.sync), clock, hub, drain),
         download: Download::new(Arc::clone(&store.sync)),
         snapshots: Snapshots::new(Arc::clone(&store.sync), catalog),
         contacts,

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore};
+use outrigger_application::{ContactStore, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore};
 use outrigger_memory::MemoryStore;
-use outrigger_postgres::{ConnectError, PostgresOptions, PostgresStore};
+use outrigger_postgres::{ConnectError, PostgresNews, PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::RunError;
@@ -23,6 +23,18 @@ pub(crate) struct Store {
     pub(crate) retention: Arc<dyn RetentionStore>,
     /// The devices.
     pub(crate) contacts: Arc<dyn ContactStore>,
+    /// What carries news to other nodes, where there can be any.
+    news: Option<PostgresStore>,
+}
+
+impl Store {
+    /// What is told of commits, and what has to run so that other nodes hear of them.
+    pub(crate) fn notifier(&self, hub: Hub) -> (Arc<dyn Notifier>, Option<PostgresNews>) {
+        match self.news.as_ref().map(|store| store.news(hub.clone())) {
+            Some(news) => (Arc::new(news.clone()), Some(news)),
+            None => (Arc::new(hub), None),
+        }
+    }
 }
 
 impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static> From<S> for Store {
@@ -33,6 +45,7 @@ impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static> F
             projection: Arc::<S>::clone(&store),
             retention: Arc::<S>::clone(&store),
             contacts: store,
+            news: None,
         }
     }
 }
@@ -52,7 +65,8 @@ pub(crate) async fn open(config: &Config) -> Result<Store, RunError> {
                 let created = PostgresStore::create_demo_tables(url, &postgres_options(config)).await;
                 created.map_err(cannot_connect)?;
             }
-            Ok(open_postgres(url, config).await?.into())
+            let store = open_postgres(url, config).await?;
+            Ok(Store { news: Some(store.clone()), ..store.into() })
         }
     }
 }

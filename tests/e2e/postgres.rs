@@ -1,5 +1,7 @@
 //! The same binary on Postgres.
 
+use std::time::Duration;
+
 use outrigger_testkit::postgres_database;
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -30,6 +32,28 @@ async fn two_nodes_can_start_at_once_on_an_empty_database() {
     let status = one.sign_in("alice", "phone").await.insert(1).await.unwrap();
     assert_eq!(status["status"], "applied");
     assert_eq!(two.sign_in("alice", "laptop").await.download().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_on_one_node_wakes_a_watcher_on_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = postgres_database().await;
+    let variables = [("DATABASE_URL", database.url())];
+    let (one, two) = (Server::start(folder.path(), &variables), Server::start(folder.path(), &variables));
+    let mut events = two.sign_in("alice", "laptop").await.watch().await;
+    let mut until = async |number: u32| {
+        let mut text = String::new();
+        while !text.contains(&format!("data: {{\"highest_server_seq\":{number}}}")) {
+            let chunk = tokio::time::timeout(Duration::from_secs(40), events.chunk()).await;
+            text += std::str::from_utf8(&chunk.expect("news comes").unwrap().expect("the watch goes on")).unwrap();
+        }
+    };
+    until(0).await;
+    let phone = one.sign_in("alice", "phone").await;
+    for number in 1..=3 {
+        phone.insert(number).await.unwrap();
+        until(number).await;
+    }
 }
 
 #[tokio::test]

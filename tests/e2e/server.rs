@@ -148,6 +148,12 @@ impl Client {
         Some(answer["statuses"][0].clone())
     }
 
+    /// Events of the changes of others.
+    pub(crate) async fn watch(&self) -> reqwest::Response {
+        let request = self.http.get(format!("{}/sync/watch", self.url)).bearer_auth(&self.token);
+        request.send().await.unwrap().error_for_status().unwrap()
+    }
+
     /// The whole stream.
     pub(crate) async fn download(&self) -> Vec<Value> {
         let mut stream: Vec<Value> = Vec::new();

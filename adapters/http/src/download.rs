@@ -1,5 +1,7 @@
 //! `GET /sync/download`
 
+use std::time::Duration;
+
 use axum::extract::{Query, State};
 use axum::response::Response;
 use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
@@ -17,6 +19,8 @@ use crate::openapi::{DownloadErrors, SourceHeader};
 use crate::params;
 use crate::wire::DownloadResponse;
 
+/// Seconds that a download may be held.
+const WAIT_S_MAX: u64 = 60;
 /// About the bytes of one change in an answer, but for its payload.
 const CHANGE_BYTES: usize = 320;
 
@@ -38,6 +42,9 @@ struct DownloadParams {
     /// The `window_until` of the first page keeps the window where it was then; 0 sets no bound.
     #[param(minimum = 0, default = 0, required = false)]
     until: i64,
+    /// Seconds to hold the request if there is nothing to download yet.
+    #[param(minimum = 0, maximum = 60, default = 0, required = false)]
+    wait: u64,
     /// The epoch that `after` is of; another one than the stream's is refused.
     epoch: Option<Uuid>,
 }
@@ -72,8 +79,12 @@ pub(crate) async fn download(
 ) -> Result<Response, ApiError> {
     let params = DownloadParams::read(&pairs)?;
     api.contacts.note(&caller, Some(ServerSeq(params.after)));
+    let wait = Duration::from_secs(params.wait);
     let query = params.query(caller.source);
-    let page = api.download.page(&caller.user, &query).await?;
+    let page = match wait {
+        Duration::ZERO => api.download.page(&caller.user, &query).await?,
+        wait => api.watch.page(&caller.user, &query, wait).await?,
+    };
     Ok(json(&DownloadResponse::from(&page), bytes(&page)))
 }
 
@@ -85,6 +96,7 @@ impl DownloadParams {
             schema: params::name(pairs, "schema")?,
             include_self: params::flag(pairs, "include_self")?,
             until: params::number(pairs, "until", 0..=i64::MAX)?.unwrap_or(0),
+            wait: params::number(pairs, "wait", 0..=WAIT_S_MAX)?.unwrap_or(0),
             epoch: params::epoch(pairs)?.map(|epoch| epoch.0),
         })
     }

@@ -24,6 +24,7 @@ mod snapshot;
 mod source;
 mod trace;
 mod upload;
+mod watch;
 mod wire;
 
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::get;
 use outrigger_application::{
-    Authenticator, Contacts, Download, Failures, Snapshots, SyncStore, TokenIssuer, UploadService,
+    Authenticator, Contacts, Download, Failures, Snapshots, SyncStore, TokenIssuer, UploadService, Watch,
 };
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -50,6 +51,8 @@ pub struct Api {
     pub upload: UploadService,
     /// Behind `GET /sync/download`.
     pub download: Download,
+    /// Behind `GET /sync/watch`, and `wait` of `GET /sync/download`.
+    pub watch: Watch,
     /// Behind `GET /sync/snapshot`.
     pub snapshots: Snapshots,
     /// Behind `GET /sync/source`.
@@ -80,6 +83,7 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
     let routes = OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(upload::upload))
         .routes(routes!(download::download))
+        .routes(routes!(watch::watch))
         .routes(routes!(snapshot::snapshot))
         .routes(routes!(source::source))
         .routes(routes!(schema_version::schema_version))

@@ -18,6 +18,7 @@ mod demo;
 mod error;
 mod load;
 mod migrate;
+mod news;
 mod page;
 mod projection;
 mod retention;
@@ -38,9 +39,11 @@ use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{Kept, Plan, Reference, Snapshot, StreamHead, TableName, UserId, Wanted};
 
 pub use error::ConnectError;
+pub use news::PostgresNews;
 pub use projection::Materializers;
 use projection::Projection;
 use session::Sessions;
+use sqlx::postgres::PgConnectOptions;
 
 /// How long [`PostgresStore::ping`] waits for an answer.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -107,6 +110,8 @@ pub struct PostgresStore {
     /// For commits that project.
     projecting: Sessions,
     projection: Arc<Projection>,
+    /// Where the database is.
+    target: PgConnectOptions,
 }
 
 impl PostgresStore {
@@ -121,8 +126,9 @@ impl PostgresStore {
         let half = if options.tables.is_empty() { 0 } else { options.max_connections / 2 };
         Ok(Self {
             projecting: Sessions::new(session::projecting(&target, &options), &options, half.max(1)),
-            sessions: Sessions::new(target, &options, (options.max_connections - half).max(1)),
+            sessions: Sessions::new(target.clone(), &options, (options.max_connections - half).max(1)),
             projection: Arc::new(projection),
+            target,
         })
     }
 

@@ -4,6 +4,7 @@ pub mod authenticator;
 pub mod clock;
 pub mod contacts;
 pub mod materializer;
+pub mod notifier;
 pub mod projection;
 pub mod retention;
 pub mod store;

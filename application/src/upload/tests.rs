@@ -11,7 +11,9 @@ use outrigger_domain::{
 use tokio::sync::Notify;
 
 use super::*;
+use crate::hub::Hub;
 use crate::ports::clock::MockClock;
+use crate::ports::notifier::MockNotifier;
 use crate::ports::store::MockSyncStore;
 
 fn user() -> UserId {
@@ -19,11 +21,16 @@ fn user() -> UserId {
 }
 
 fn service(store: impl SyncStore + 'static) -> UploadService {
+    telling(store, Hub::default())
+}
+
+fn telling(store: impl SyncStore + 'static, notifier: impl Notifier + 'static) -> UploadService {
     let mut clock = MockClock::new();
     clock.expect_now().return_const(Timestamp::UNIX_EPOCH);
     let catalog = Catalog::new([Table::new(TableName::parse(None, "users").unwrap())]);
     let limits = UploadLimits { changes_max: 3, ..UploadLimits::default() };
-    UploadService::new(Arc::new(store), Arc::new(clock), SharedCatalog::new(catalog), limits)
+    let ports = UploadPorts { store: Arc::new(store), clock: Arc::new(clock), notifier: Arc::new(notifier) };
+    UploadService::new(ports, SharedCatalog::new(catalog), limits)
 }
 
 /// An upload of inserts with these numbers, each of a row of its own.
@@ -76,6 +83,21 @@ async fn an_upload_that_names_another_epoch_is_refused_and_the_next_is_not() {
     let refused = service.upload(&user(), named(1)).await.unwrap_err();
     assert!(matches!(refused, SyncError::Reset(Reset::EpochChanged { epoch }) if epoch == Epoch::default()));
     assert!(service.upload(&user(), named(0)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_commit_is_announced_and_nothing_else_is() {
+    let mut store = MockSyncStore::new();
+    store.expect_load().returning(|_, _| Ok(at(7)));
+    let mut answers = vec![Ok(()), Err(StoreError::Unavailable("down".into()))].into_iter();
+    store.expect_commit().times(2).returning(move |_, _| answers.next().unwrap());
+    let mut notifier = MockNotifier::new();
+    let expected = News { user: user(), head: ServerSeq(9), only: Some(SourceId::parse("phone").unwrap()) };
+    notifier.expect_announce().once().withf(move |news| *news == expected).return_const(());
+    let service = telling(store, notifier);
+    service.upload(&user(), inserts(&service, [1, 2])).await.unwrap();
+    service.upload(&user(), inserts(&service, [3])).await.unwrap_err();
+    service.upload(&user(), inserts(&service, [0])).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use outrigger_application::retention::{Report, RetentionAges};
 use outrigger_application::snapshot::{Cursor, SnapshotPage, SnapshotRow};
 use outrigger_application::{
-    Clock, ContactStore, Contacts, Download, ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots,
-    SyncError, SyncStore, UploadService,
+    Clock, ContactStore, Contacts, Download, Hub, ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots,
+    SyncError, SyncStore, UploadPorts, UploadService,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
@@ -165,7 +165,8 @@ impl Node {
         let limits = UploadLimits { changes_max: UPLOAD_CHANGES_MAX, payload_bytes_max: PAYLOAD_BYTES_MAX };
         let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(clock);
         let catalog = SharedCatalog::new(catalog());
-        let uploads = UploadService::new(Arc::clone(&store), clock, catalog.clone(), limits);
+        let ports = UploadPorts { store: Arc::clone(&store), clock, notifier: Arc::new(Hub::default()) };
+        let uploads = UploadService::new(ports, catalog.clone(), limits);
         let snapshots = Snapshots::new(Arc::clone(&store), catalog);
         Self { downloads: Download::new(Arc::clone(&store)), store, uploads, snapshots }
     }

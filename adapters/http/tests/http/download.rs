@@ -62,7 +62,9 @@ async fn each_parameter_does_what_it_says() {
         ("laptop", "?schema=%20BUSINESS%20", vec![2], false, 4, 4),
         ("laptop", "?schema=nothing", vec![], false, 4, 4),
         ("laptop", "?after=0002&limit=00100", vec![3, 4], false, 4, 4),
-        ("laptop", "?unknown=x&wait", vec![1, 2, 3, 4], false, 4, 4),
+        ("laptop", "?unknown=x&wait=60", vec![1, 2, 3, 4], false, 4, 4),
+        ("laptop", "?after=4&wait=0", vec![], false, 4, 4),
+        ("laptop", "?after=2&until=2&wait=60", vec![], false, 2, 2),
     ] {
         let page = server.download(&format!("alice/{device}"), query).await.json();
         assert_eq!(ids(&page), expected, "{query}");
@@ -79,6 +81,8 @@ async fn a_parameter_outside_its_range_is_a_400_that_names_it() {
         ("limit", &["0", "-1", "1001", "x", "", "4294967297"]),
         ("until", &["-1", "x", "", "9223372036854775808"]),
         ("include_self", &["", "yes", "TRUE", "2"]),
+        ("wait", &["", "-1", "61", "1.5", "x"]),
+        ("epoch", &["", "x", "7"]),
         (
             "schema",
             &["", "%20", "a-b", "a.b", "a%27", "0123456789012345678901234567890123456789012345678901234567890123"],

@@ -8,4 +8,5 @@ mod resets;
 mod serving;
 mod snapshot;
 mod upload;
+mod watch;
 mod world;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::projection::MockProjectionStore;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Failures, ProjectionStore,
-    SharedCatalog, Snapshots, SyncStore, TokenIssuer, UploadService,
+    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, Failures, Hub,
+    ProjectionStore, SharedCatalog, Snapshots, SyncStore, TokenIssuer, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, Epoch, SourceId, Table, TableName, UserId};
@@ -33,7 +33,7 @@ impl Clock for Stopwatch {
     }
 }
 
-/// Takes `user/source` for a token, and `user` with the header for one that names no source.
+/// Takes `user/source` or `user/source@expiry` for a token, and `user` with the header for one that names no source.
 struct Trusting;
 
 #[async_trait]
@@ -48,10 +48,14 @@ impl Authenticator for Trusting {
             (None, Some(source)) => (credentials.token, source),
             _ => return Err(rejected()),
         };
+        let (source, expires_at) = match source.split_once('@') {
+            Some((source, at)) => (source, at.parse().map_err(|_| rejected())?),
+            None => (source, Timestamp::MAX),
+        };
         Ok(Caller {
             user: UserId::parse(user).map_err(|_| rejected())?,
             source: SourceId::parse(source).map_err(|_| rejected())?,
-            expires_at: Timestamp::MAX,
+            expires_at,
         })
     }
 }
@@ -75,6 +79,8 @@ pub(crate) struct Setup {
     pub(crate) store: Arc<dyn SyncStore>,
     pub(crate) projection: Arc<dyn ProjectionStore>,
     pub(crate) contacts: Arc<dyn ContactStore>,
+    pub(crate) hub: Hub,
+    pub(crate) drain: Drain,
     pub(crate) limits: UploadLimits,
     pub(crate) body_bytes_max: usize,
     pub(crate) demo: bool,
@@ -88,6 +94,8 @@ impl Default for Setup {
             store: Arc::<MemoryStore>::clone(&store),
             projection: Arc::<MemoryStore>::clone(&store),
             contacts: store,
+            hub: Hub::default(),
+            drain: Drain::default(),
             limits: UploadLimits::default(),
             body_bytes_max: 1024 * 1024,
             demo: false,
@@ -105,8 +113,11 @@ impl Setup {
     pub(crate) fn api(&self) -> Api {
         let catalog = SharedCatalog::new(Catalog::new(tables()));
         let store = Arc::clone(&self.store);
+        let ports =
+            UploadPorts { store: Arc::clone(&store), clock: Arc::new(Stopwatch), notifier: Arc::new(self.hub.clone()) };
         Api {
-            upload: UploadService::new(Arc::clone(&store), Arc::new(Stopwatch), catalog.clone(), self.limits),
+            upload: UploadService::new(ports, catalog.clone(), self.limits),
+            watch: Watch::new(Arc::clone(&store), Arc::new(Stopwatch), self.hub.clone(), self.drain.clone()),
             download: Download::new(Arc::clone(&store)),
             snapshots: Snapshots::new(Arc::clone(&store), catalog),
             contacts: Contacts::new(Arc::clone(&self.contacts), Arc::new(Stopwatch)),
@@ -123,8 +134,10 @@ impl Setup {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopping) = oneshot::channel::<()>();
+        let drain = self.drain.clone();
         let shutdown = async move {
             let _ = stopping.await;
+            drain.begin();
         };
         let serving = tokio::spawn(serve(listener, router(self.api()), shutdown, self.drain_timeout));
         let client = Client::builder().no_proxy().build().unwrap();

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use outrigger_application::ports::projection::{Failure, FailureFilter};
-use outrigger_application::{ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadService, tables};
+use outrigger_application::{
+    Hub, ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadPorts, UploadService, tables,
+};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Decision, RawChange, SourceId, Submission, TableName, Upload};
 use outrigger_postgres::{PostgresOptions, PostgresStore};
@@ -41,7 +43,9 @@ impl World {
         let found = store.refresh_catalog().await.unwrap();
         let catalog = SharedCatalog::new(tables::catalog(&options.tables, &found));
         let limits = UploadLimits::default();
-        let uploads = UploadService::new(Arc::new(store.clone()), Arc::new(SystemClock), catalog, limits);
+        let (clock, notifier) = (Arc::new(SystemClock), Arc::new(Hub::default()));
+        let ports = UploadPorts { store: Arc::new(store.clone()), clock, notifier };
+        let uploads = UploadService::new(ports, catalog, limits);
         Self { store, database, uploads, ids: AtomicI64::new(1), versions: Mutex::default() }
     }
 

@@ -4,6 +4,7 @@ mod business;
 mod cancellation;
 mod commit;
 mod migrations;
+mod news;
 mod outages;
 mod payloads;
 mod plans;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outrigger_application::ports::projection::{Failure, FailureFilter};
-use outrigger_application::{ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadService};
+use outrigger_application::{
+    Hub, ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadPorts, UploadService,
+};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, Decision, RawChange, SourceId, TableName, Upload, UserId};
 use outrigger_sqlite::{OpenError, SqliteOptions, SqliteStore};
@@ -51,7 +53,9 @@ impl World {
         let catalog = Catalog::new(options.tables.iter().map(|config| config.table.clone()));
         let store = Arc::new(SqliteStore::open(&path, options)?);
         let catalog = SharedCatalog::new(catalog);
-        let uploads = UploadService::new(store.clone(), Arc::new(SystemClock), catalog, UploadLimits::default());
+        let ports =
+            UploadPorts { store: store.clone(), clock: Arc::new(SystemClock), notifier: Arc::new(Hub::default()) };
+        let uploads = UploadService::new(ports, catalog, UploadLimits::default());
         Ok(Self { store, shell, folder, uploads, ids: AtomicI64::new(1), versions: Mutex::default() })
     }
 
