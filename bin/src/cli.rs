@@ -72,12 +72,19 @@ pub(crate) enum Command {
     /// Tell devices to start again from a snapshot, after the database was restored from a backup.
     #[command(name = "restore-mark", after_help = RESTORING)]
     RestoreMark(RestoreMarkArgs),
+    /// Measure what the server does on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 impl Command {
     /// The flags that are keys of the configuration.
     pub(crate) fn flags(&self) -> &Flags {
+        /// A benchmark takes no configuration.
+        static NONE: Flags =
+            Flags { config: None, listen: None, database_url: None, demo: None, drain_timeout_s: None, log: None };
         match self {
+            Self::Bench(_) => &NONE,
             Self::Serve(flags) => flags,
             Self::Failures(FailuresCommand::List(args)) => &args.flags,
             Self::Failures(FailuresCommand::Retry(args)) => &args.flags,
@@ -175,6 +182,36 @@ pub(crate) struct RestoreMarkArgs {
     pub(crate) skip: u32,
     #[command(flatten)]
     flags: Flags,
+}
+
+/// What is measured.
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How soon devices hear of a change, and what it costs that they listen.
+    Watch(BenchWatchArgs),
+}
+
+/// The flags of `bench watch`.
+#[derive(Args)]
+pub(crate) struct BenchWatchArgs {
+    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Changes whose way to a watcher is timed
+    #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) changes: u32,
+    /// Watchers of one user that are woken at once
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub(crate) crowd: u32,
+    /// Watchers that nothing happens to; every one is an open file of both the server and this program
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=25_000))]
+    pub(crate) idle: u32,
+    /// Seconds in which nothing happens to them
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) seconds: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The flags of every command; each but the first is a key of the configuration of the same name.

@@ -2,6 +2,7 @@
 //! runs until it is told to stop.
 
 mod banner;
+mod bench;
 mod catalog;
 mod cli;
 mod compact;
@@ -48,13 +49,21 @@ enum Outcome {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = cli::parse();
+    if let Command::Bench(command) = command {
+        // Takes no configuration: it starts servers of its own.
+        return ended(bench::run(&command).await);
+    }
     let purpose = if matches!(command, Command::Serve(_)) { Purpose::Serve } else { Purpose::Operate };
     let config = match config::load(command.flags(), std::env::vars_os(), purpose) {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };
     logging::start(&config.settings.log.0);
-    match run(command, config).await {
+    ended(run(command, config).await)
+}
+
+fn ended(result: Result<Outcome, RunError>) -> ExitCode {
+    match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Remaining) => ExitCode::from(EXIT_FAILED),
         Err(error @ RunError::Configuration(_)) => fail(&error, EXIT_CONFIGURATION),
@@ -74,6 +83,7 @@ async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
         Command::Materialize(args) => rebuild::run(&config, &args).await,
         Command::Compact(args) => compact::run(&config, &args).await,
         Command::RestoreMark(args) => compact::restore_mark(&config, &args).await,
+        Command::Bench(command) => bench::run(&command).await,
     }
 }
 

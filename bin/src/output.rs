@@ -47,6 +47,11 @@ pub(crate) fn counter() -> ProgressBar {
     styled(ProgressBar::new_spinner(), "{spinner} {pos} rows {msg} ({per_sec})")
 }
 
+/// Something that is under way; nothing is shown where stderr is no terminal.
+pub(crate) fn spinner() -> ProgressBar {
+    styled(ProgressBar::new_spinner(), "{spinner} {msg} {elapsed}")
+}
+
 fn styled(bar: ProgressBar, template: &str) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the template is one"))
 }
@@ -72,5 +77,6 @@ mod tests {
     fn progress_can_be_shown() {
         bar(1).finish();
         counter().finish();
+        spinner().finish();
     }
 }

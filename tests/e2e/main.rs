@@ -3,6 +3,7 @@
 mod configuration;
 mod demo;
 mod lifecycle;
+mod long_lived;
 mod postgres;
 mod projection;
 mod server;

@@ -148,6 +148,13 @@ impl Client {
         Some(answer["statuses"][0].clone())
     }
 
+    /// The status of an answer, and its error if it is one.
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json::<Value>().await.unwrap()["error"].clone())
+    }
+
     /// Events of the changes of others.
     pub(crate) async fn watch(&self) -> reqwest::Response {
         let request = self.http.get(format!("{}/sync/watch", self.url)).bearer_auth(&self.token);

@@ -1,0 +1,95 @@
+//! One device: one connection that stays open, and nothing done twice.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::BenchError;
+
+/// A connection of one device.
+pub(crate) struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    host: String,
+    authorization: String,
+    /// Bytes of the bodies sent and received.
+    pub(crate) bytes: u64,
+}
+
+impl Client {
+    /// Connects to a server as the device that the token speaks for.
+    pub(crate) async fn connect(address: &str, token: &str) -> Result<Self, BenchError> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            // How it ends is told to the request that is under way.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, host: address.to_owned(), authorization: format!("Bearer {token}"), bytes: 0 })
+    }
+
+    async fn send(&mut self, method: &str, path: &str, body: Bytes) -> Result<Response<Incoming>, BenchError> {
+        self.bytes += body.len() as u64;
+        let mut request = Request::builder().method(method).uri(path).header("host", &self.host);
+        request = request.header("authorization", &self.authorization);
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json");
+        }
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request.body(Full::new(body)).map_err(BenchError::other)?).await?;
+        if !response.status().is_success() {
+            let status = response.status();
+            let text = response.into_body().collect().await?.to_bytes();
+            return Err(BenchError::Refused(format!("{path}: {status} {}", String::from_utf8_lossy(&text))));
+        }
+        Ok(response)
+    }
+
+    /// An answer as a whole.
+    pub(crate) async fn call(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes, BenchError> {
+        let response = self.send(method, path, body).await?;
+        let answer = response.into_body().collect().await?.to_bytes();
+        self.bytes += answer.len() as u64;
+        Ok(answer)
+    }
+
+    /// Events as they come.
+    pub(crate) async fn watch(&mut self) -> Result<Events, BenchError> {
+        let response = self.send("GET", "/sync/watch", Bytes::new()).await?;
+        Ok(Events { body: response.into_body(), text: String::new() })
+    }
+}
+
+/// An open watch.
+pub(crate) struct Events {
+    body: Incoming,
+    text: String,
+}
+
+impl Events {
+    /// Waits until the stream is told to have come as far as that; when that was.
+    pub(crate) async fn until(&mut self, head: i64) -> Result<Instant, BenchError> {
+        loop {
+            while let Some((event, rest)) = self.text.split_once("\n\n") {
+                let told =
+                    event.rsplit_once("\"highest_server_seq\":").and_then(|(_, number)| number.strip_suffix('}'));
+                let told = told.and_then(|number| number.parse::<i64>().ok());
+                let rest = rest.to_owned();
+                self.text = rest;
+                if told.is_some_and(|told| told >= head) {
+                    return Ok(Instant::now());
+                }
+            }
+            let frame = self.body.frame().await.ok_or(BenchError::Ended)??;
+            if let Ok(data) = frame.into_data() {
+                self.text += &String::from_utf8_lossy(&data);
+            }
+        }
+    }
+}
