@@ -83,7 +83,6 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
     let routes = OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(upload::upload))
         .routes(routes!(download::download))
-        .routes(routes!(watch::watch))
         .routes(routes!(snapshot::snapshot))
         .routes(routes!(source::source))
         .routes(routes!(schema_version::schema_version))
@@ -91,23 +90,31 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
         .routes(routes!(failures::retry))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
-    if demo { routes.routes(routes!(signin::dummy_signin)) } else { routes }
+    let routes = if demo { routes.routes(routes!(signin::dummy_signin)) } else { routes };
+    // Behind the layer: an event has to go out at once, and ten thousand idle encoders would fill the memory.
+    routes.layer(compression()).routes(routes!(watch::watch))
+}
+
+/// The fastest level: on a text of rows the next ones cost several times the time for a tenth of the size.
+fn compression() -> CompressionLayer {
+    CompressionLayer::new().quality(CompressionLevel::Fastest)
 }
 
 /// The whole server but for the socket.
 pub fn router(api: Api) -> Router {
     let (routes, document) = described(api.demo.is_some()).split_for_parts();
-    routes
+    let pages = Router::new()
         .route("/", get(docs_page::docs_page))
         .route("/openapi.json", get(openapi::serving(&document)))
         .route("/docs", get(explorer::redirect))
         .route("/docs/", get(explorer::index))
         .route("/docs/{*file}", get(explorer::file))
+        .layer(compression());
+    routes
+        .merge(pages)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(api)
-        // The fastest level: on a text of rows the next ones cost several times the time for a tenth of the size.
-        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(from_fn(linger::linger))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(from_fn(trace::trace))
