@@ -74,7 +74,7 @@ WITH turn AS (
     UPDATE sync.user_stream
     SET last_server_id = $2 + 1, kept_moved_at = $2 + 1,
         kept_floor = greatest(kept_floor, (SELECT max(t) FROM unnest($3::int8[]) t))
-    WHERE user_id = $1 AND last_server_id + 0 * $2 > 0
+    WHERE user_id = $1 AND last_server_id = $2
     RETURNING 1
 ), gone AS (
     DELETE FROM sync.server_change_log l USING turn
