@@ -10,6 +10,9 @@ use sqlx::{Decode, Encode, Postgres, Type};
 /// Postgres counts microseconds from 2000-01-01T00:00:00Z; this is that moment, counted from 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
+/// The first moment that Postgres knows, 4714-11-24 BC. Whatever is earlier is as good as that.
+const POSTGRES_MIN_US: i64 = -211_813_488_000_000_000;
+
 /// A moment, to the microsecond.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct TimestampTz(pub(crate) Timestamp);
@@ -29,7 +32,7 @@ impl PgHasArrayType for TimestampTz {
 
 impl Encode<'_, Postgres> for TimestampTz {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        Encode::<Postgres>::encode(self.0.as_microsecond() - POSTGRES_EPOCH_US, buffer)
+        Encode::<Postgres>::encode((self.0.as_microsecond() - POSTGRES_EPOCH_US).max(POSTGRES_MIN_US), buffer)
     }
 }
 

@@ -1,0 +1,56 @@
+//! Where this device stands.
+
+use rusqlite::types::{FromSql, ToSql};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::Error;
+
+/// The last `server_id` that was applied.
+pub(crate) const CURSOR: &str = "cursor";
+/// The life of the stream that the cursor is of.
+pub(crate) const EPOCH: &str = "epoch";
+/// The number of the next change.
+const NEXT_ID: &str = "next_id";
+/// The end of the window that is being downloaded.
+pub(crate) const UNTIL: &str = "until";
+/// Whether the device is starting from the rows as they are, or from the beginning of the stream.
+pub(crate) const STARTING: &str = "starting";
+/// The page of the snapshot to go on with, and the cursor behind it.
+pub(crate) const PAGE: &str = "page";
+pub(crate) const AS_OF: &str = "as_of";
+
+pub(crate) fn get<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, Error> {
+    let mut statement = connection.prepare_cached("SELECT value FROM _outrigger_state WHERE key = ?1")?;
+    Ok(statement.query_row([key], |row| row.get(0)).optional()?)
+}
+
+pub(crate) fn set(connection: &Connection, key: &str, value: impl ToSql) -> Result<(), Error> {
+    let set = "INSERT INTO _outrigger_state (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    connection.prepare_cached(set)?.execute(params![key, value])?;
+    Ok(())
+}
+
+pub(crate) fn clear(connection: &Connection, keys: &[&str]) -> Result<(), Error> {
+    for key in keys {
+        connection.prepare_cached("DELETE FROM _outrigger_state WHERE key = ?1")?.execute([key])?;
+    }
+    Ok(())
+}
+
+/// A number that no change of this source has had.
+pub(crate) fn next_id(connection: &Connection) -> Result<i64, Error> {
+    let id: i64 = get(connection, NEXT_ID)?.unwrap_or(1);
+    set(connection, NEXT_ID, id + 1)?;
+    Ok(id)
+}
+
+/// Whether it is known which numbers are free.
+pub(crate) fn is_numbered(connection: &Connection) -> Result<bool, Error> {
+    Ok(get::<i64>(connection, NEXT_ID)?.is_some())
+}
+
+/// Numbers from above this one on.
+pub(crate) fn number_above(connection: &Connection, highest: i64) -> Result<(), Error> {
+    let next = get::<i64>(connection, NEXT_ID)?.unwrap_or(1).max(highest + 1);
+    set(connection, NEXT_ID, next)
+}

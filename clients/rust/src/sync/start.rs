@@ -1,0 +1,146 @@
+//! The first sync of a device, and every other that has to start from the rows as they are.
+//!
+//! It survives being interrupted: what was fetched is marked as seen, and the next page is remembered with it. What the
+//! device has, has not edited, and has not seen at the end was deleted elsewhere.
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, Transaction};
+
+use super::{PAGE, Syncer};
+use crate::database::Stops;
+use crate::outbox;
+use crate::remote::Answer;
+use crate::rows::{self, Known};
+use crate::shape::Shape;
+use crate::values::key_from_text;
+use crate::wire::{Snapshot, Source};
+use crate::{Error, state};
+
+impl Syncer {
+    /// Makes sure that the device knows where it stands.
+    pub(super) async fn start(&self) -> Result<(), Error> {
+        if !self.database.run(|connection| state::is_numbered(connection)).await? {
+            let highest = self.highest_number().await?;
+            self.database.transact(move |tx, _| state::number_above(tx, highest)).await?;
+        }
+        let stands = |connection: &mut Connection| {
+            let cursor: Option<i64> = state::get(connection, state::CURSOR)?;
+            let starting: Option<i64> = state::get(connection, state::STARTING)?;
+            Ok(cursor.is_some() && starting.is_none())
+        };
+        if self.database.run(stands).await? {
+            return Ok(());
+        }
+        let began = |connection: &mut Connection| state::get::<i64>(connection, state::STARTING);
+        if self.database.run(began).await?.is_none() {
+            self.database
+                .transact(|tx, _| {
+                    tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
+                    state::set(tx, state::STARTING, 1)
+                })
+                .await?;
+        }
+        self.fetch_rows().await
+    }
+
+    /// The highest number that the server knows of this source.
+    pub(super) async fn highest_number(&self) -> Result<i64, Error> {
+        match self.remote.get::<Source>("/sync/source".into()).await? {
+            Answer::Good(source) => Ok(source.highest_source_change_id),
+            // An older server does not tell. No source has made as many changes as microseconds have passed.
+            _ => Ok(micros_since_1970()),
+        }
+    }
+
+    /// Fetches the rows as they are, the next page while one is applied.
+    async fn fetch_rows(&self) -> Result<(), Error> {
+        let page = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
+        let mut answer = self.rows(page.as_deref()).await?;
+        loop {
+            let page = match answer {
+                Answer::Good(page) => page,
+                Answer::Reset => {
+                    // Another epoch in the middle of it: from the first page on.
+                    let again = |tx: &Transaction<'_>, _: &Stops| {
+                        tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
+                        state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH])
+                    };
+                    self.database.transact(again).await?;
+                    answer = self.rows(None).await?;
+                    continue;
+                }
+                _ => return self.read_stream().await,
+            };
+            let Snapshot { rows, as_of, epoch, next_page } = page;
+            let behind = next_page.clone();
+            let move_on = move |tx: &Transaction<'_>| {
+                state::set(tx, state::AS_OF, as_of)?;
+                state::set(tx, state::EPOCH, &epoch)?;
+                behind.as_ref().map_or(Ok(()), |page| state::set(tx, state::PAGE, page))
+            };
+            let Some(next) = next_page else {
+                self.apply_rows(rows, true, move_on).await?;
+                return self.arrive(as_of).await;
+            };
+            let (applied, fetched) = tokio::join!(self.apply_rows(rows, true, move_on), self.rows(Some(&next)));
+            applied?;
+            answer = fetched?;
+        }
+    }
+
+    async fn rows(&self, page: Option<&str>) -> Result<Answer<Snapshot>, Error> {
+        self.database.stops().at("before snapshot")?;
+        let page = page.map_or_else(String::new, |page| format!("&page={page}"));
+        self.remote.get(format!("/sync/snapshot?limit={PAGE}{page}")).await
+    }
+
+    /// From a server without snapshots: the stream from its beginning, own changes included.
+    async fn read_stream(&self) -> Result<(), Error> {
+        self.database.transact(|tx, _| state::set(tx, state::CURSOR, 0)).await?;
+        Box::pin(self.pull()).await?;
+        let cursor = self.database.run(|connection| state::get::<i64>(connection, state::CURSOR)).await?;
+        self.arrive(cursor.unwrap_or(0)).await
+    }
+
+    /// What was not seen was deleted elsewhere, unless it is edited here: then it is made again.
+    async fn arrive(&self, cursor: i64) -> Result<(), Error> {
+        let shapes = self.shapes.clone();
+        self.database
+            .transact(move |tx, stops| {
+                for shape in shapes.iter() {
+                    remove_unseen(tx, shape)?;
+                    stops.at("removed")?;
+                }
+                rows::capture_all(tx)?;
+                state::set(tx, state::CURSOR, cursor)?;
+                state::clear(tx, &[state::STARTING, state::PAGE, state::AS_OF, state::UNTIL])
+            })
+            .await
+    }
+}
+
+fn remove_unseen(tx: &Connection, shape: &Shape) -> Result<(), Error> {
+    let unseen = "SELECT pk FROM _outrigger_row WHERE tbl = ?1 AND seen = 0";
+    let keys: Vec<String> =
+        tx.prepare(unseen)?.query_map([&shape.name], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for pk in keys {
+        let key: Value = key_from_text(&pk, &shape.pk).map_err(Error::Protocol)?;
+        rows::set_known(tx, shape, &pk, Known::default())?;
+        if outbox::has_entry(tx, shape, &key)? {
+            rows::set_base(tx, shape, &key, None)?;
+            outbox::release(tx, shape, &key, false)?;
+            continue;
+        }
+        match rows::write(tx, shape, &pk, None) {
+            Ok(()) | Err(rows::Unwritten::Unfit(_)) => {}
+            Err(rows::Unwritten::Failed(error)) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a number that is higher than any before, not a time")]
+fn micros_since_1970() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2)
+}

@@ -1,0 +1,66 @@
+//! New devices, and those that have to start again.
+
+use crate::world::{Server, pk, settle};
+
+fn users(range: std::ops::Range<u32>) -> String {
+    let rows: Vec<String> = range.map(|n| format!("('{}', 'user {n}')", pk(n))).collect();
+    format!("INSERT INTO users (id, name) VALUES {}", rows.join(", "))
+}
+
+#[tokio::test]
+async fn a_new_device_gets_everything_by_pages_or_by_the_stream_of_an_older_server() {
+    let server = Server::memory().await;
+    let phone = server.device("phone");
+    phone.execute(&users(0..2_500));
+    phone.execute(&format!("INSERT INTO posts VALUES ('{}', 'p', '{}')", pk(1), pk(7)));
+    phone.sync().await;
+    phone.execute("DELETE FROM users WHERE name = 'user 1'; UPDATE users SET age = 4 WHERE name = 'user 2'");
+    phone.sync().await;
+    for unknown in [vec![], vec!["/sync/snapshot", "/sync/source"]] {
+        let new = server.device(if unknown.is_empty() { "new" } else { "older" });
+        *new.link.unknown.lock().unwrap() = unknown;
+        // With rows of its own.
+        new.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'mine')", pk(9_000)));
+        new.sync().await;
+        phone.sync().await;
+        assert_eq!(new.contents(), phone.contents());
+        new.execute("DELETE FROM users WHERE name = 'mine'");
+        settle(&[&new, &phone]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_too_long_starts_again_and_keeps_its_edits() {
+    for server in [Server::memory().await, Server::sqlite().await, Server::postgres().await] {
+        let (phone, laptop) = (server.device("phone"), server.device("laptop"));
+        phone.execute(&users(0..20));
+        settle(&[&phone, &laptop]).await;
+        phone.execute("DELETE FROM users WHERE name < 'user 15'; UPDATE users SET age = 9 WHERE name = 'user 5'");
+        phone.sync().await;
+        server.forget_history().await;
+        laptop.execute(
+            "UPDATE users SET name = 'edited' WHERE name = 'user 6'; UPDATE users SET age = 3 WHERE name = 'user 10'",
+        );
+        laptop.execute(&users(100..101));
+        let rows = settle(&[&laptop, &phone]).await;
+        assert!(rows.iter().any(|row| row.contains("'edited'")), "{rows:?}");
+        // Deleted elsewhere and edited here: the edit is kept.
+        assert!(rows.iter().any(|row| row.contains("'user 10'") && row.contains("integer:3")), "{rows:?}");
+        assert!(!rows.iter().any(|row| row.contains("'user 11'")), "{rows:?}");
+        assert!(rows.iter().any(|row| row.contains("'user 100'")), "{rows:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restored_server_is_noticed_by_its_epoch() {
+    let server = Server::memory().await;
+    let (phone, laptop) = (server.device("phone"), server.device("laptop"));
+    phone.execute(&users(0..5));
+    settle(&[&phone, &laptop]).await;
+    laptop.execute("UPDATE users SET age = 1 WHERE name = 'user 3'");
+    server.retention.restore_mark(100).await.unwrap();
+    phone.execute("UPDATE users SET age = 2 WHERE name = 'user 4'");
+    let rows = settle(&[&laptop, &phone]).await;
+    assert_eq!(rows.len(), 5);
+    assert_eq!(rows.iter().filter(|row| row.contains("integer:")).count(), 2, "{rows:?}");
+}
