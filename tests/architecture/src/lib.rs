@@ -9,7 +9,13 @@ const ADAPTERS: [&str; 5] =
 /// What apps use: nothing of the server but its protocol, and the whole server in its tests.
 const CLIENT: &str = "outrigger-client";
 /// Crates that only tests may use.
-const TESTS: [&str; 3] = ["outrigger-testkit", "outrigger-conformance", "outrigger-architecture"];
+const TESTS: [&str; 5] = [
+    "outrigger-testkit",
+    "outrigger-testserver",
+    "outrigger-conformance",
+    "outrigger-torture",
+    "outrigger-architecture",
+];
 /// All that the rules of the protocol may stand on: values, no I/O, no clock, nothing asynchronous.
 const DOMAIN_USES: [&str; 7] = ["base64", "jiff", "serde", "serde_json", "sha2", "thiserror", "uuid"];
 

@@ -76,6 +76,30 @@ async fn the_app_s_own_resolver_sees_all_three_rows() {
     assert_eq!((rows, decided), (vec!["a 7".into()], vec![Decision::Merged]));
 }
 
+/// What a row was before it was ever on the server says nothing about the other device's edit.
+#[tokio::test]
+async fn a_row_that_two_devices_make_has_no_base() {
+    let server = Server::memory().await;
+    let resolver = Conflicts::custom(|conflict| {
+        assert!(conflict.base.is_none(), "{:?}", conflict.base);
+        Resolution::TakeRemote
+    });
+    let (phone, laptop) =
+        (server.device("phone"), server.device_with("laptop", |config| config.conflicts(resolver.clone())));
+    phone.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'p')", pk(1)));
+    phone.sync().await;
+    laptop.sync().await;
+    laptop.execute("DELETE FROM users");
+    laptop.sync().await;
+    phone.sync().await;
+    for device in [&phone, &laptop] {
+        device.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'x')", pk(1)));
+        device.execute(&format!("UPDATE users SET name = '{}'", device.name));
+    }
+    phone.sync().await;
+    assert!(settle(&[&laptop, &phone]).await[0].contains("'phone'"));
+}
+
 #[tokio::test]
 async fn a_downloaded_change_never_overwrites_an_edit_that_waits() {
     let server = Server::memory().await;

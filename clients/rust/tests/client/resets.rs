@@ -29,6 +29,27 @@ async fn a_new_device_gets_everything_by_pages_or_by_the_stream_of_an_older_serv
     }
 }
 
+/// The log has lost what made the author, so the post comes first, and the author with another page.
+#[tokio::test]
+async fn a_row_may_come_a_page_before_its_parent() {
+    let server = Server::memory().await;
+    let phone = server.device("phone");
+    phone.execute(&users(0..1_100));
+    phone.execute(&format!("INSERT INTO posts VALUES ('{}', 'p', '{}')", pk(1), pk(1_099)));
+    phone.sync().await;
+    phone.execute("UPDATE users SET age = 1");
+    phone.sync().await;
+    server.forget_history().await;
+    let older = server.device("older");
+    *older.link.unknown.lock().unwrap() = vec!["/sync/snapshot"];
+    older.sync().await;
+    assert_eq!(older.contents(), phone.contents());
+    let enforced = |db: &mut rusqlite::Connection| db.pragma_query_value(None, "foreign_keys", |row| row.get(0));
+    assert!(older.client.with::<bool>(enforced).unwrap());
+    // Where it stands is kept with what it has.
+    assert_eq!(older.rows("SELECT value || '' FROM _outrigger_state WHERE key = 'cursor'"), ["2201"]);
+}
+
 #[tokio::test]
 async fn a_device_that_was_away_too_long_starts_again_and_keeps_its_edits() {
     for server in [Server::memory().await, Server::sqlite().await, Server::postgres().await] {

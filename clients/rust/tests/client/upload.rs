@@ -26,6 +26,32 @@ async fn a_lost_answer_changes_nothing_twice_and_loses_no_edit() {
 }
 
 #[tokio::test]
+async fn a_row_made_again_while_its_deletion_is_on_the_way_is_not_lost() {
+    let server = Server::memory().await;
+    let (phone, laptop) = (server.device("phone"), server.device("laptop"));
+    phone.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'a')", pk(1)));
+    phone.sync().await;
+    phone.execute("DELETE FROM users");
+    phone.link.answers_lost.store(1, Ordering::SeqCst);
+    assert!(matches!(phone.client.sync_once().await, Err(Error::Offline(_))));
+    phone.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'again')", pk(1)));
+    let rows = settle(&[&phone, &laptop]).await;
+    assert!(rows.len() == 1 && rows[0].contains("'again'"), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_child_goes_up_once_another_device_has_sent_its_parent() {
+    let server = Server::memory().await;
+    let (phone, laptop) = (server.device("phone"), server.device("laptop"));
+    phone.execute(&format!("PRAGMA foreign_keys = off; INSERT INTO posts VALUES ('{}', 'p', '{}')", pk(1), pk(2)));
+    assert_eq!(phone.sync().await.waiting, 1);
+    laptop.execute(&format!("INSERT INTO users (id) VALUES ('{}')", pk(2)));
+    laptop.sync().await;
+    assert_eq!(phone.sync().await.waiting, 0);
+    assert_eq!(settle(&[&phone, &laptop]).await.len(), 2);
+}
+
+#[tokio::test]
 async fn offline_is_an_error_that_leaves_everything_as_it_was() {
     let server = Server::memory().await;
     let phone = server.device("phone");
@@ -122,13 +148,19 @@ async fn a_reinstalled_app_uses_no_number_twice() {
         assert_eq!(again.sync().await.uploaded, 1);
         assert_eq!(again.contents().len(), n as usize);
     }
-    // A database that was restored from a backup counts from too low, and finds out.
+    // A database that was restored from a backup counts from too low, and finds out at once, however many it used.
     let restored = server.device("phone");
     restored.sync().await;
+    for n in 100..130 {
+        restored.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'n')", pk(n)));
+    }
+    restored.sync().await;
+    let uploads = restored.link.uploads.load(Ordering::SeqCst);
     restored.execute("UPDATE _outrigger_state SET value = 1 WHERE key = 'next_id'");
     restored.execute(&format!("INSERT INTO users (id, name) VALUES ('{}', 'd')", pk(9)));
     assert_eq!(restored.sync().await.uploaded, 1);
     assert_eq!(restored.client.aside().unwrap(), []);
+    assert_eq!(restored.link.uploads.load(Ordering::SeqCst), uploads + 2);
 }
 
 #[tokio::test]

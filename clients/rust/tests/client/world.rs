@@ -1,5 +1,6 @@
 //! A server on a free port, and devices with databases of their own.
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -7,26 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use jiff::Timestamp;
-use outrigger_application::retention::RetentionAges;
-use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, Failures, Hub,
-    ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots, SyncStore, SystemClock, UploadPorts,
-    UploadService, Watch,
-};
 use outrigger_client::transport::{Http, Request, Response, Transport, TransportError};
 use outrigger_client::{Client, Config, Event, Report};
 use outrigger_domain::limits::UploadLimits;
-use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
-use outrigger_http::{Api, router, serve};
-use outrigger_memory::MemoryStore;
-use outrigger_postgres::{PostgresOptions, PostgresStore};
-use outrigger_sqlite::{SqliteOptions, SqliteStore};
-use outrigger_testkit::TestDatabase;
+use outrigger_testserver::Options;
 use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 
 pub(crate) const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS users (id TEXT PRIMARY KEY, name TEXT, email TEXT UNIQUE, age INTEGER, score REAL);
@@ -35,108 +22,36 @@ CREATE TABLE IF NOT EXISTS posts (
 );
 CREATE TABLE IF NOT EXISTS files (id BLOB PRIMARY KEY, name TEXT, data BLOB, size INTEGER AS (length(data))) WITHOUT ROWID;";
 
-/// Takes `user/source` for a token; one that begins with `old` has ended.
-struct Trusting;
+/// The server under test, and the way to it.
+pub(crate) struct Server(outrigger_testserver::Server);
 
-#[async_trait]
-impl Authenticator for Trusting {
-    async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Caller, AuthError> {
-        let rejected = || AuthError::Rejected("the token has ended".into());
-        let (user, source) =
-            credentials.token.split_once('/').filter(|(user, _)| *user != "old").ok_or_else(rejected)?;
-        Ok(Caller {
-            user: UserId::parse(user).map_err(|_| rejected())?,
-            source: SourceId::parse(source).map_err(|_| rejected())?,
-            expires_at: Timestamp::MAX,
-        })
+impl Deref for Server {
+    type Target = outrigger_testserver::Server;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }
 
-/// What is kept of the server's storage while it runs.
-#[expect(dead_code, reason = "held for its Drop")]
-enum Kept {
-    Memory,
-    Folder(TempDir),
-    Database(Box<TestDatabase>),
-}
-
-pub(crate) struct Server {
-    pub(crate) url: String,
-    pub(crate) retention: Arc<dyn RetentionStore>,
-    _stop: oneshot::Sender<()>,
-    _kept: Kept,
-}
-
-fn name(name: &str) -> TableName {
-    TableName::parse_qualified(name).unwrap()
+fn options() -> Options {
+    Options::of(&["users", "posts", "files"]).referring("posts", "author_id", "users")
 }
 
 impl Server {
     pub(crate) async fn memory() -> Self {
-        Self::on(Arc::new(MemoryStore::default()), Kept::Memory, UploadLimits::default()).await
+        Self(outrigger_testserver::Server::memory(&options()).await)
     }
 
     pub(crate) async fn limited(limits: UploadLimits) -> Self {
-        Self::on(Arc::new(MemoryStore::default()), Kept::Memory, limits).await
+        Self(outrigger_testserver::Server::memory(&Options { limits, ..options() }).await)
     }
 
     pub(crate) async fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("server.db"), SqliteOptions::default()).unwrap();
-        Self::on(Arc::new(store), Kept::Folder(folder), UploadLimits::default()).await
+        Self(outrigger_testserver::Server::sqlite(&options()).await)
     }
 
     pub(crate) async fn postgres() -> Self {
-        let database = outrigger_testkit::postgres_database().await;
-        let store = PostgresStore::connect(database.url(), PostgresOptions::default()).await.unwrap();
-        Self::on(Arc::new(store), Kept::Database(Box::new(database)), UploadLimits::default()).await
-    }
-
-    async fn on<S>(store: Arc<S>, kept: Kept, limits: UploadLimits) -> Self
-    where
-        S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static,
-    {
-        let users = Table::new(name("users"));
-        let posts = Table::new(name("posts")).referring("author_id", name("users"));
-        let catalog = SharedCatalog::new(Catalog::new([users, posts, Table::new(name("files"))]));
-        let (clock, hub): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Hub::default());
-        let sync: Arc<dyn SyncStore> = Arc::<S>::clone(&store);
-        let ports =
-            UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier: Arc::new(hub.clone()) };
-        let api = Api {
-            upload: UploadService::new(ports, catalog.clone(), limits),
-            download: Download::new(Arc::clone(&sync)),
-            watch: Watch::new(Arc::clone(&sync), Arc::clone(&clock), hub, Drain::default()),
-            snapshots: Snapshots::new(Arc::clone(&sync), catalog),
-            contacts: Contacts::new(Arc::<S>::clone(&store), clock),
-            failures: Failures::new(Arc::<S>::clone(&store)),
-            store: sync,
-            authenticator: Arc::new(Trusting),
-            schema_version: 1,
-            body_bytes_max: 1024 * 1024,
-            demo: None,
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move {
-            let _ = stopped.await;
-        };
-        tokio::spawn(serve(listener, router(api), stopped, Duration::ZERO));
-        Self { url, retention: store, _stop: stop, _kept: kept }
-    }
-
-    /// Prunes all that can be pruned, as if years had passed.
-    pub(crate) async fn forget_history(&self) {
-        struct Later;
-        impl Clock for Later {
-            fn now(&self) -> Timestamp {
-                "2100-01-01T00:00:00Z".parse().unwrap()
-            }
-        }
-        let ages = RetentionAges { superseded: Duration::ZERO, tombstones: Duration::ZERO, keys: Duration::MAX };
-        let retention = Retention::new(Arc::clone(&self.retention), Arc::new(Later), ages, Duration::ZERO);
-        retention.sweep(Duration::ZERO, |_| {}).await.unwrap();
+        Self(outrigger_testserver::Server::postgres(&options()).await)
     }
 
     pub(crate) fn device(&self, name: &str) -> Device {
@@ -225,7 +140,7 @@ pub(crate) struct Device {
     pub(crate) client: Client,
     pub(crate) link: Link,
     pub(crate) path: PathBuf,
-    name: String,
+    pub(crate) name: String,
     _folder: TempDir,
 }
 

@@ -1,0 +1,362 @@
+//! The protocol as a few maps: what the server has to answer, written from its description and from nothing else.
+#![expect(missing_docs, reason = "the fields are the protocol's")]
+
+use std::collections::BTreeMap;
+
+use crate::wire::{
+    Details, Downloaded, Failure, Invalid, Message, Page, Raw, ServerRow, SnapshotRow, Status, Uploaded,
+};
+
+/// A payload, with what the model has to know of it.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    /// Its JSON.
+    pub text: String,
+    /// Two payloads of one number are the same JSON value.
+    pub value: u32,
+    pub is_object: bool,
+    /// Members that hold keys: the key, or none if it is no key.
+    pub references: Vec<(&'static str, Option<String>)>,
+}
+
+/// A change as it is sent.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// None if it is no number.
+    pub id: Option<i64>,
+    pub schema: Option<&'static str>,
+    pub table: &'static str,
+    pub op: &'static str,
+    pub pk: String,
+    pub version: i64,
+    pub payload: Option<Payload>,
+}
+
+/// What a download asks for.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub after: i64,
+    pub limit: Option<i64>,
+    pub schema: Option<&'static str>,
+    pub include_self: bool,
+    pub until: i64,
+}
+
+type Row = (String, String);
+
+#[derive(Clone)]
+struct Entry {
+    row: Row,
+    op: String,
+    payload: Option<Payload>,
+    source: String,
+    id: i64,
+    version: i64,
+}
+
+/// One user's part.
+#[derive(Clone, Default)]
+struct Stream {
+    /// Version, and what the row is; none if it was deleted.
+    rows: BTreeMap<Row, (i64, Option<Payload>)>,
+    log: Vec<Entry>,
+}
+
+/// A change that is well-formed, of a registered table.
+struct Admitted<'a> {
+    id: i64,
+    row: Row,
+    op: String,
+    version: i64,
+    payload: Option<&'a Payload>,
+    parents: Vec<Row>,
+}
+
+/// All users.
+pub struct Model {
+    /// Each registered table with its columns that hold keys, and the tables of those.
+    tables: BTreeMap<&'static str, Vec<(&'static str, &'static str)>>,
+    changes_max: usize,
+    users: BTreeMap<String, Stream>,
+}
+
+impl Model {
+    /// Of these tables, all with their schema.
+    pub fn new(tables: &[(&'static str, &[(&'static str, &'static str)])], changes_max: usize) -> Self {
+        let tables = tables.iter().map(|(table, references)| (*table, references.to_vec())).collect();
+        Self { tables, changes_max, users: BTreeMap::new() }
+    }
+
+    /// The version of a row; 0 if there never was one.
+    pub fn version(&self, user: &str, table: &str, pk: &str) -> i64 {
+        let row = (table.to_owned(), pk.to_owned());
+        self.users.get(user).and_then(|stream| stream.rows.get(&row)).map_or(0, |(version, _)| *version)
+    }
+
+    /// The end of a user's stream.
+    pub fn head(&self, user: &str) -> i64 {
+        self.users.get(user).map_or(0, |stream| stream.log.len() as i64)
+    }
+
+    /// What an upload answers.
+    pub fn upload(&mut self, user: &str, source: &str, changes: &[Change], atomic: bool) -> Uploaded {
+        let before = self.users.entry(user.to_owned()).or_default().clone();
+        let head = before.log.len() as i64;
+        if changes.len() > self.changes_max {
+            let refused = |change: &Change| refusal(change.id.unwrap_or(0), "batch_too_large", Vec::new());
+            let statuses = changes.iter().map(refused).collect();
+            return Uploaded { accepted: false, highest_server_seq: head, epoch: nothing(), statuses };
+        }
+        let admitted: Vec<Result<Admitted<'_>, &'static str>> =
+            changes.iter().map(|change| self.admit(change)).collect();
+        let mut orphans: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let (mut stream, mut statuses) = loop {
+            let mut stream = before.clone();
+            let (statuses, hopes) = pass(&mut stream, source, changes, &admitted, &orphans);
+            let mut disappointed = false;
+            for (position, parents) in hopes {
+                let missing: Vec<String> = parents.iter().filter(|row| !exists(&stream, row)).map(named).collect();
+                if !missing.is_empty() {
+                    orphans.insert(position, missing);
+                    disappointed = true;
+                }
+            }
+            if !disappointed {
+                break (stream, statuses);
+            }
+        };
+        let mut accepted = !admitted.iter().any(|change| matches!(change, Err("unregistered_table")));
+        if atomic && statuses.iter().any(|status| status.status != "applied") {
+            for (status, change) in statuses.iter_mut().zip(&admitted) {
+                let Ok(change) = change else { continue };
+                match &*status.status {
+                    "applied" if !before.log.iter().any(|entry| (&*entry.source, entry.id) == (source, change.id)) => {
+                        *status = refusal(change.id, "batch_aborted", Vec::new());
+                    }
+                    "conflict" => *status = conflict(&before, change),
+                    _ => {}
+                }
+            }
+            (stream, accepted) = (before, false);
+        }
+        let highest_server_seq = stream.log.len() as i64;
+        self.users.insert(user.to_owned(), stream);
+        Uploaded { accepted, highest_server_seq, epoch: nothing(), statuses }
+    }
+
+    /// Rows 1 and 2 of the table.
+    fn admit<'a>(&self, change: &'a Change) -> Result<Admitted<'a>, &'static str> {
+        let id = change.id.filter(|id| *id > 0).ok_or("bad_payload")?;
+        let name = |text: &str| {
+            let name = text.trim().to_lowercase();
+            let fits = (1..=63).contains(&name.len()) && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'));
+            fits.then_some(name).ok_or("bad_payload")
+        };
+        let table = format!("{}.{}", name(change.schema.unwrap_or("public"))?, name(change.table)?);
+        let op = change.op.to_uppercase();
+        let pk = uuid::Uuid::try_parse(&change.pk).map_err(|_| "bad_payload")?.to_string();
+        let fits = match &*op {
+            "DELETE" => change.payload.is_none(),
+            "INSERT" | "UPDATE" => change.payload.as_ref().is_some_and(|payload| payload.is_object),
+            _ => false,
+        };
+        if !fits || change.version < 0 {
+            return Err("bad_payload");
+        }
+        let references = self.tables.get(&*table).ok_or("unregistered_table")?;
+        let mut parents: Vec<Row> = Vec::new();
+        for (column, key) in change.payload.iter().flat_map(|payload| &payload.references) {
+            let Some((_, parent)) = references.iter().find(|(name, _)| name == column) else { continue };
+            let parent = ((*parent).to_owned(), key.clone().ok_or("bad_payload")?);
+            if !parents.contains(&parent) {
+                parents.push(parent);
+            }
+        }
+        Ok(Admitted { id, row: (table, pk), op, version: change.version, payload: change.payload.as_ref(), parents })
+    }
+
+    /// What a download answers.
+    pub fn download(&self, user: &str, source: &str, query: &Query) -> Result<Page, (u16, Failure)> {
+        let limit = query.limit.unwrap_or(100);
+        if !(1..=1000).contains(&limit) || query.after < 0 || query.until < 0 {
+            return Err((400, failure("invalid_request", None)));
+        }
+        let head = self.head(user);
+        if query.after > head {
+            return Err((409, failure("cursor_ahead", Some(head))));
+        }
+        let window_until = if query.until == 0 { head } else { query.until.min(head) };
+        let none = Vec::new();
+        let log = self.users.get(user).map_or(&none, |stream| &stream.log);
+        let entries = log.iter().zip(1..);
+        let matching: Vec<Downloaded> = entries
+            .filter(|(_, server_id)| *server_id > query.after && *server_id <= window_until)
+            .filter(|(entry, _)| query.include_self || entry.source != source)
+            .filter(|(entry, _)| query.schema.is_none_or(|schema| entry.row.0.split('.').next() == Some(schema)))
+            .map(|(entry, server_id)| downloaded(entry, server_id))
+            .collect();
+        let has_more = matching.len() as i64 > limit;
+        let changes: Vec<Downloaded> = matching.into_iter().take(limit as usize).collect();
+        let last = changes.last().map_or(0, |change| change.server_id);
+        let next_after = if has_more { last } else { query.after.max(window_until) };
+        Ok(Page { changes, has_more, next_after, window_until, epoch: nothing() })
+    }
+
+    /// The rows that there are, in the order of their names.
+    pub fn rows(&self, user: &str) -> Vec<SnapshotRow> {
+        let rows = self.users.get(user).into_iter().flat_map(|stream| &stream.rows);
+        let live = rows.filter_map(|((table, pk), (version, payload))| {
+            let (schema, table) = table.split_once('.')?;
+            let payload = Raw(payload.as_ref()?.text.clone());
+            Some(SnapshotRow {
+                schema: schema.into(),
+                table: table.into(),
+                pk: pk.clone(),
+                server_version: *version,
+                payload,
+            })
+        });
+        live.collect()
+    }
+}
+
+type Hopes = Vec<(usize, Vec<Row>)>;
+
+/// Decides all changes in their order. With it come those whose parents may yet be made.
+fn pass(
+    stream: &mut Stream,
+    source: &str,
+    changes: &[Change],
+    admitted: &[Result<Admitted<'_>, &'static str>],
+    orphans: &BTreeMap<usize, Vec<String>>,
+) -> (Vec<Status>, Hopes) {
+    let (mut statuses, mut hopes) = (Vec::new(), Vec::new());
+    for (position, (sent, change)) in changes.iter().zip(admitted).enumerate() {
+        let change = match change {
+            Ok(change) => change,
+            Err(reason) => {
+                statuses.push(refusal(sent.id.unwrap_or(0), reason, Vec::new()));
+                continue;
+            }
+        };
+        if let Some(status) = known_key(stream, source, change) {
+            statuses.push(status);
+            continue;
+        }
+        let missing: Vec<&Row> =
+            change.parents.iter().filter(|row| **row != change.row && !exists(stream, row)).collect();
+        let mut later = admitted[position + 1..].iter().flatten();
+        let may_come = later.any(|later| later.op != "DELETE" && missing.contains(&&later.row));
+        if let Some(missing) = orphans.get(&position) {
+            statuses.push(refusal(change.id, "fk_missing", missing.clone()));
+        } else if !missing.is_empty() && !may_come {
+            statuses.push(refusal(change.id, "fk_missing", missing.into_iter().map(named).collect()));
+        } else {
+            if may_come {
+                hopes.push((position, missing.into_iter().cloned().collect()));
+            }
+            statuses.push(decide(stream, source, change));
+        }
+    }
+    (statuses, hopes)
+}
+
+/// Rows 3 and 4.
+fn known_key(stream: &Stream, source: &str, change: &Admitted<'_>) -> Option<Status> {
+    let entry = stream.log.iter().find(|entry| (&*entry.source, entry.id) == (source, change.id))?;
+    let value = |payload: Option<&Payload>| payload.map(|payload| payload.value);
+    let same =
+        entry.op == change.op && entry.row == change.row && value(entry.payload.as_ref()) == value(change.payload);
+    Some(if same {
+        applied(change.id, Some(entry.version))
+    } else {
+        refusal(change.id, "source_change_id_reused", vec![])
+    })
+}
+
+/// Rows 6 to 9.
+fn decide(stream: &mut Stream, source: &str, change: &Admitted<'_>) -> Status {
+    let (version, is_there) =
+        stream.rows.get(&change.row).map_or((0, false), |(version, payload)| (*version, payload.is_some()));
+    if change.op == "DELETE" && version == 0 {
+        return applied(change.id, None);
+    }
+    if change.op == "DELETE" && !is_there && change.version == version {
+        return applied(change.id, Some(version));
+    }
+    if change.version != version {
+        return conflict(stream, change);
+    }
+    stream.rows.insert(change.row.clone(), (version + 1, change.payload.cloned()));
+    stream.log.push(Entry {
+        row: change.row.clone(),
+        op: change.op.clone(),
+        payload: change.payload.cloned(),
+        source: source.to_owned(),
+        id: change.id,
+        version: version + 1,
+    });
+    applied(change.id, Some(version + 1))
+}
+
+fn exists(stream: &Stream, row: &Row) -> bool {
+    stream.rows.get(row).is_some_and(|(_, payload)| payload.is_some())
+}
+
+fn named((table, pk): &Row) -> String {
+    format!("{table}:{pk}")
+}
+
+fn conflict(stream: &Stream, change: &Admitted<'_>) -> Status {
+    let (table, pk) = &change.row;
+    let (schema_name, table_name) = table.split_once('.').unwrap_or_default();
+    let (server_version, payload) = stream.rows.get(&change.row).cloned().unwrap_or_default();
+    let server_row = ServerRow {
+        schema_name: schema_name.into(),
+        table_name: table_name.into(),
+        id: pk.clone(),
+        server_version,
+        deleted: payload.is_none(),
+        payload: payload.map(|payload| Raw(payload.text)),
+    };
+    Status { server_row: Some(server_row), ..status(change.id, "conflict") }
+}
+
+fn applied(id: i64, version: Option<i64>) -> Status {
+    Status { new_server_version: version, ..status(id, "applied") }
+}
+
+fn refusal(id: i64, reason: &str, missing: Vec<String>) -> Status {
+    let invalid = Some(Invalid { reason: reason.into(), details: Details { missing } });
+    Status { invalid, message: Some(nothing()), ..status(id, "invalid") }
+}
+
+fn status(source_change_id: i64, status: &str) -> Status {
+    let (new_server_version, server_row, invalid, message) = (None, None, None, None);
+    Status { source_change_id, status: status.into(), new_server_version, server_row, invalid, message }
+}
+
+fn failure(error: &str, highest_server_seq: Option<i64>) -> Failure {
+    Failure { error: error.into(), message: nothing(), highest_server_seq, epoch: None, floor: None }
+}
+
+fn downloaded(entry: &Entry, server_id: i64) -> Downloaded {
+    let (schema, table) = entry.row.0.split_once('.').unwrap_or_default();
+    Downloaded {
+        server_id,
+        schema: schema.into(),
+        table: table.into(),
+        op: entry.op.clone(),
+        pk: entry.row.1.clone(),
+        payload: entry.payload.as_ref().map(|payload| Raw(payload.text.clone())),
+        server_version: entry.version,
+        deleted: entry.payload.is_none(),
+        source_id: entry.source.clone(),
+        source_change_id: entry.id,
+        ts: nothing(),
+    }
+}
+
+fn nothing() -> Message {
+    Message(String::new())
+}
