@@ -7,4 +7,5 @@ pub mod differential;
 pub mod history;
 pub mod model;
 pub mod seed;
+pub mod sim;
 pub mod wire;
