@@ -80,6 +80,7 @@ impl RetentionStore for MemoryStore {
                 stream.kept.floor = stream.kept.floor.max(seq);
                 let row = stream.log[&seq].row.clone();
                 stream.rows.remove(&row);
+                stream.failures.retain(|_, failure| failure.row != row);
             }
             stream.remove(seq, at);
         }

@@ -173,12 +173,10 @@ async fn commit_whole(
     match store.projecting.rows(statement).await {
         Ok(answer) => won(&answer).map(|()| Whole::Done),
         Err(error) if error::is_timeout(&error) => Ok(Whole::Refused { timed_out: true }),
-        Err(error) if error.as_database_error().is_none() => Err(from_commit(error)),
-        Err(error) => match from_commit(error) {
-            error @ (StoreError::Contention | StoreError::Unavailable(_)) => Err(error),
-            // Be it of the sidecar or of a business table: the parts tell.
-            StoreError::Corrupt { .. } | StoreError::Backend(_) => Ok(refused),
-        },
+        Err(error) if error::ends_connection(&error) => Err(from_commit(error)),
+        // Be it of the sidecar or of a business table: the parts tell. Not even a code that means contention says
+        // which, since a trigger may raise any.
+        Err(_) => Ok(refused),
     }
 }
 

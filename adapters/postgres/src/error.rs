@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outrigger_application::StoreError;
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 /// `serialization_failure`: only where the server's default isolation level is stricter than it has to be.
 const SERIALIZATION_FAILURE: &str = "40001";
@@ -147,10 +147,26 @@ pub(crate) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code != READ_ONLY && !code.starts_with("57P") && !code.starts_with("08"))
 }
 
-/// Whether a statement was stopped because it took too long, or waited too long for a lock.
+/// Whether the session is over, and not only its statement. Told by the severity: any trigger may raise any SQLSTATE.
+pub(crate) fn ends_connection(error: &sqlx::Error) -> bool {
+    let reported = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    reported.is_none_or(|reported| matches!(reported.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+/// Whether a statement was stopped because it took too long, or waited too long for a lock, or was given up.
 pub(crate) fn is_timeout(error: &sqlx::Error) -> bool {
+    if let sqlx::Error::Io(error) = error {
+        return error.kind() == std::io::ErrorKind::TimedOut;
+    }
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code == LOCK_NOT_AVAILABLE || code == QUERY_CANCELED)
+}
+
+/// The SQLSTATE, if it is a data exception without a column.
+pub(crate) fn blames_a_value(error: &sqlx::Error) -> Option<String> {
+    let reported = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    let is_of_value = reported.code().starts_with("22") && reported.column().is_none();
+    is_of_value.then(|| reported.code().to_owned())
 }
 
 /// What a row's failure to be projected is recorded as: never the server's text, which may quote values.
@@ -166,7 +182,8 @@ pub(crate) fn describe(error: &sqlx::Error) -> String {
         "23P01" => "another row excludes it",
         "22001" => "a text is too long",
         "22003" => "a number is out of range",
-        "22P02" | "22P03" | "22007" | "22008" | "22023" => "a value is not one of its column's type",
+        // The other data exceptions.
+        code if code.starts_with("22") => "a value is not one of its column's type",
         DEADLOCK_DETECTED => "it came into a deadlock",
         "42501" => "the server may not write to the table",
         "P0001" => "a trigger refused it",

@@ -66,7 +66,7 @@ pub struct PostgresOptions {
     pub session_settings: bool,
     /// The registered tables, which are projected as their configuration has it.
     pub tables: Vec<TableConfig>,
-    /// All the time that the projection of one upload may take. Relies on the settings of the session.
+    /// All the time that the projection of one upload may take.
     pub projection_timeout: Duration,
     /// What projects the rows of these tables in place of the declarative projection. Constraints are checked at once,
     /// and the rows are marked as the user's when it has succeeded.
@@ -125,7 +125,7 @@ impl PostgresStore {
         session::close(connection).await;
         let half = if options.tables.is_empty() { 0 } else { options.max_connections / 2 };
         Ok(Self {
-            projecting: Sessions::new(session::projecting(&target, &options), &options, half.max(1)),
+            projecting: Sessions::projecting(&target, &options, half.max(1)),
             sessions: Sessions::new(target.clone(), &options, (options.max_connections - half).max(1)),
             projection: Arc::new(projection),
             target,

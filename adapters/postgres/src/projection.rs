@@ -19,6 +19,7 @@
 //! The catalog is read anew when a batch has failed, and the batch is tried again if it has changed. A table that
 //! was projected and is gone costs failures, until it is back or the server starts again without it.
 
+mod blame;
 pub(crate) mod careful;
 pub(crate) mod failures;
 pub(crate) mod rebuild;

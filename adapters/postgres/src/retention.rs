@@ -83,6 +83,9 @@ WITH turn AS (
 ), forgotten AS (
     DELETE FROM sync.sync_row_meta m USING gone g
     WHERE m.user_id = $1 AND m.schema_name = g.schema_name AND m.table_name = g.table_name AND m.pk_uuid = g.pk_uuid
+), moot AS (
+    DELETE FROM sync.materialize_failures f USING gone g
+    WHERE f.user_id = $1 AND f.schema_name = g.schema_name AND f.table_name = g.table_name AND f.pk_uuid = g.pk_uuid
 ), remembered AS (
     INSERT INTO sync.sync_pruned_key (
         user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, server_version, pruned_at

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Postgres};
 
 use crate::PostgresOptions;
 use crate::error::{self, ConnectError};
@@ -17,6 +17,8 @@ const TEST_AFTER_IDLE: Duration = Duration::from_secs(15);
 /// What a call waits for an answer beyond the time in which the server must have cancelled it: then the network
 /// or the server is gone without a word.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 /// Where to connect to, and how.
 pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOptions, ConnectError> {
@@ -30,13 +32,6 @@ pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOp
         target = target.options(settings(options.statement_timeout));
     }
     Ok(target)
-}
-
-/// The same for sessions whose statements project: those have half of the bound, and an eighth for each lock.
-pub(crate) fn projecting(target: &PgConnectOptions, options: &PostgresOptions) -> PgConnectOptions {
-    let ms = |part: u32| (options.projection_timeout / part).as_millis().max(1).to_string();
-    let bounds = [("statement_timeout", ms(2)), ("lock_timeout", ms(8))];
-    if options.session_settings { target.clone().options(bounds) } else { target.clone() }
 }
 
 /// Every statement is a handful of look-ups by a whole key, whatever the arguments. So one plan is made per
@@ -78,6 +73,8 @@ pub(crate) async fn close(connection: PgConnection) {
 pub(crate) struct Sessions {
     pool: PgPool,
     answer_timeout: Duration,
+    /// What begins the transaction of a statement, where the sessions themselves have no bounds.
+    bounded: Option<String>,
 }
 
 impl Sessions {
@@ -96,16 +93,45 @@ impl Sessions {
                 })
             })
             .connect_lazy_with(target);
-        Self { pool, answer_timeout: options.statement_timeout + ANSWER_GRACE }
+        Self { pool, answer_timeout: options.statement_timeout + ANSWER_GRACE, bounded: None }
+    }
+
+    /// For statements that project, which have half of the bound, and an eighth for each lock.
+    ///
+    /// No statement timeout bounds what a trigger does at the commit. So the answer is not waited for any longer: the
+    /// connection is closed, and the server undoes what it was doing.
+    pub(crate) fn projecting(target: &PgConnectOptions, options: &PostgresOptions, connections: u32) -> Self {
+        let of = |part: u32| (options.projection_timeout / part).max(Duration::from_millis(1));
+        let (statement, lock) = (of(2).as_millis().to_string(), of(8).as_millis().to_string());
+        let (target, bounded) = if options.session_settings {
+            (target.clone().options([("statement_timeout", &statement), ("lock_timeout", &lock)]), None)
+        } else {
+            let bounds = format!("SET LOCAL statement_timeout = {statement}; SET LOCAL lock_timeout = {lock}");
+            (target.clone(), Some(format!("{BEGIN}; {bounds}")))
+        };
+        Self { answer_timeout: of(2) + of(8), bounded, ..Self::new(target, options, connections) }
     }
 
     /// Runs one statement, in a transaction of its own, and collects its rows.
     pub(crate) async fn rows(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
-        let answer = lease.connection.fetch_all(statement);
+        let answer = self.answer(&mut lease.connection, statement);
         let answer = tokio::time::timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| Err(timed_out()));
         lease.reusable = answer.as_ref().err().is_none_or(error::leaves_connection_usable);
         answer
+    }
+
+    async fn answer(
+        &self,
+        connection: &mut PgConnection,
+        statement: Query<'_, Postgres, PgArguments>,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
+        let Some(begin) = &self.bounded else { return connection.fetch_all(statement).await };
+        sqlx::raw_sql(AssertSqlSafe(begin.clone())).execute(&mut *connection).await?;
+        let answer = connection.fetch_all(statement).await;
+        let end = if answer.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        let ended = sqlx::raw_sql(end).execute(connection).await;
+        answer.and_then(|rows| ended.map(|_| rows))
     }
 
     /// What a transaction of a few statements may take, beyond which the network or the server is gone.
@@ -116,7 +142,7 @@ impl Sessions {
     /// Opens a transaction. Dropped before its end it closes its connection, whatever that was doing.
     pub(crate) async fn begin(&self) -> Result<Open, sqlx::Error> {
         let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
-        sqlx::raw_sql("BEGIN ISOLATION LEVEL READ COMMITTED").execute(&mut *lease.connection).await?;
+        sqlx::raw_sql(BEGIN).execute(&mut *lease.connection).await?;
         Ok(Open { lease })
     }
 

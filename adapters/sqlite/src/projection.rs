@@ -204,6 +204,16 @@ impl Projection {
         }
     }
 
+    /// How many rows refer to none because of rows of these tables.
+    fn orphans(&self, tx: &Connection, rows: &[&Row]) -> Result<i64, MaterializeError> {
+        let tables: HashSet<&TableName> = rows.iter().map(|row| &row.key.table).collect();
+        let shapes = tables.into_iter().filter_map(|table| match self.targets.get(table) {
+            Some(Target::Declarative(shape)) => Some(shape),
+            _ => None,
+        });
+        shapes.map(|shape| shape.orphans(tx)).sum()
+    }
+
     /// Fails if a row refers to one that is not there.
     fn check(&self, tx: &Connection, row: &Row) -> Result<(), MaterializeError> {
         match self.targets.get(&row.key.table) {

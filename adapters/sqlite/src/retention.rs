@@ -200,13 +200,15 @@ fn remember_key(
     Ok(())
 }
 
-/// Forgets the row of a deletion.
+/// Forgets the row of a deletion, and its failures, which there is nothing left to try again for.
 fn forget_row(tx: &Connection, user: &UserId, seq: ServerSeq) -> Result<(), Failure> {
-    let mut forget = tx.prepare_cached(
-        "DELETE FROM sync_row_meta WHERE user_id = ?1 AND (schema_name, table_name, pk_uuid) = \
-         (SELECT schema_name, table_name, pk_uuid FROM server_change_log WHERE user_id = ?1 AND server_id = ?2)",
-    )?;
-    forget.execute(params![user.as_str(), seq.0])?;
+    for table in ["sync_row_meta", "materialize_failures"] {
+        let mut forget = tx.prepare_cached(&format!(
+            "DELETE FROM {table} WHERE user_id = ?1 AND (schema_name, table_name, pk_uuid) = \
+             (SELECT schema_name, table_name, pk_uuid FROM server_change_log WHERE user_id = ?1 AND server_id = ?2)",
+        ))?;
+        forget.execute(params![user.as_str(), seq.0])?;
+    }
     Ok(())
 }
 

@@ -123,7 +123,12 @@ pub fn convert<'a>(kind: &Kind, member: &'a RawValue) -> Result<Value<'a>, Misma
         Kind::Label(labels) => json.text().filter(|text| labels.iter().any(|label| label == text)).map(text),
         Kind::Array(element) => return array(element, member),
     };
-    value.ok_or_else(|| Mismatch { wanted: kind.noun(), found: Json::read(member.get()).noun() })
+    value.ok_or_else(|| mismatch(kind, member))
+}
+
+/// What is to be said of a member that a database could not make the column's value of.
+pub fn mismatch(kind: &Kind, member: &RawValue) -> Mismatch {
+    Mismatch { wanted: kind.noun(), found: Json::read(member.get()).noun() }
 }
 
 fn array<'a>(element: &Kind, member: &'a RawValue) -> Result<Value<'a>, Mismatch> {

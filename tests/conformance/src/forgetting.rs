@@ -1,6 +1,7 @@
 //! Idempotency keys in the long run, and what is remembered of the devices.
 
 use outrigger_application::Caller;
+use outrigger_application::ports::projection::{FailureFilter, Retried};
 use outrigger_domain::{Decision, ServerSeq};
 
 use crate::world::*;
@@ -108,4 +109,28 @@ pub async fn contacts_are_remembered<B: LongLived>(world: &World<B>) {
     assert_eq!(record.cursor, Some(ServerSeq(3)));
     let unknown = here.source(&caller(&world.device("alice", "tablet"))).await.expect("storage works");
     assert_eq!((unknown.first_contact, unknown.cursor), (None, None));
+}
+
+/// A failure that outlived its row could never be made good.
+pub async fn a_forgotten_row_leaves_no_failures_behind<B: Projecting + LongLived>(world: &World<B>) {
+    let store = world.backend.projection().await;
+    let (alice, bob) = (world.device("alice", "phone"), world.device("bob", "phone"));
+    alice.apply([insert(1, pk(1), "{}"), insert(2, pk(2), "{}")]).await;
+    bob.apply([insert(1, pk(1), "{}")]).await;
+    bob.apply([insert(2, pk(2), "{}")]).await;
+    bob.apply([delete(3, pk(1), 1)]).await;
+    let left = async || -> Vec<i64> {
+        let found = store.failures(&bob.user, &FailureFilter::default(), 0, 10).await.expect("storage works");
+        found.iter().map(|failure| failure.id).collect()
+    };
+    assert_eq!(left().await, [1, 2, 3]);
+    world.clock.pass_days(91);
+    assert_eq!(world.sweep().await.tombstones, 1);
+    assert_eq!(left().await, [2]);
+    assert_eq!(store.retry(&bob.user, 1).await.expect("storage works"), Retried::Unknown);
+    // The row begins anew, and so do its failures.
+    bob.apply([insert(4, pk(1), "{}")]).await;
+    let failures = store.failures(&bob.user, &FailureFilter::default(), 2, 10).await.expect("storage works");
+    let begun: Vec<_> = failures.iter().map(|failure| (failure.attempted_version.0, failure.retry_count)).collect();
+    assert_eq!(begun, [(1, 0)]);
 }

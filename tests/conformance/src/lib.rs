@@ -59,6 +59,7 @@ macro_rules! long_lived_suite {
             forgetting::a_forgotten_number_changes_nothing_for_other_sources,
             forgetting::a_source_is_told_its_highest_number_whatever_was_forgotten,
             forgetting::contacts_are_remembered,
+            forgetting::a_forgotten_row_leaves_no_failures_behind,
             resets::a_device_behind_the_floor_starts_again,
             resets::a_new_device_pages_through_what_is_left,
             resets::an_epoch_is_the_same_for_every_node_and_before_the_first_change,

@@ -5,8 +5,10 @@
 //! have come, and unique values may have become free.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use outrigger_application::{Batch, MaterializeError, Materializer, NetRow};
 use outrigger_domain::{TableName, UserId};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -19,6 +21,10 @@ use crate::error;
 /// What is recorded when the business row was put there by somebody else, or a trigger kept it as it was.
 const NOT_OURS: &str = "the business row was not put there by this user";
 const TIMED_OUT: &str = "timed out";
+
+/// What is still to come in the transaction is not bound by what was left for the part.
+const KEEP: &str = "RELEASE SAVEPOINT part; SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT";
+const UNDO: &str = "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part";
 
 /// Marks the rows that a custom materializer has projected.
 const MARK_CUSTOM: &str = "
@@ -40,18 +46,34 @@ pub(crate) struct Careful<'a> {
     pub(crate) deadline: Instant,
 }
 
+/// What is recorded of a part that was not projected.
+#[derive(Clone, Debug)]
+pub(super) struct Why {
+    pub(super) text: String,
+    /// The SQLSTATE by which the database refused a value, where it did not say of which column.
+    pub(super) of_value: Option<String>,
+}
+
 /// Why a part was not projected.
-enum Refused {
+pub(super) enum Refused {
     /// This is recorded.
-    Because(String),
+    Because(Why),
     /// The connection is of no use any more.
     Broken(sqlx::Error),
+}
+
+impl Refused {
+    fn because(text: impl Into<String>) -> Self {
+        Self::Because(Why { text: text.into(), of_value: None })
+    }
 }
 
 impl From<sqlx::Error> for Refused {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Database(_) => Self::Because(error::describe(&error)),
+            sqlx::Error::Database(_) => {
+                Self::Because(Why { text: error::describe(&error), of_value: error::blames_a_value(&error) })
+            }
             error => Self::Broken(error),
         }
     }
@@ -75,7 +97,8 @@ impl Careful<'_> {
             let (progress, left) = self.pass(tx, &mut queue).await?;
             if !progress || left.is_empty() || self.left().is_zero() {
                 for (group, why) in left {
-                    failed.extend(group.into_iter().map(|row| (row, why.clone())));
+                    let text = self.with_column(tx, &group, why).await?;
+                    failed.extend(group.into_iter().map(|row| (row, text.clone())));
                 }
                 return Ok(failed);
             }
@@ -127,10 +150,12 @@ impl Careful<'_> {
         &self,
         tx: &mut PgConnection,
         queue: &mut VecDeque<Vec<Group>>,
-    ) -> Result<(bool, Vec<(Group, String)>), sqlx::Error> {
+    ) -> Result<(bool, Vec<(Group, Why)>), sqlx::Error> {
         let (mut progress, mut left) = (false, Vec::new());
         while let Some(mut part) = queue.pop_front() {
-            let why = match self.attempt(tx, &part.concat(), queue.is_empty()).await {
+            // Its halves are still to come, should it fail.
+            let is_last = queue.is_empty() && part.len() == 1;
+            let why = match self.attempt(tx, &part.concat(), is_last).await {
                 Ok(()) => {
                     progress = true;
                     continue;
@@ -138,12 +163,18 @@ impl Careful<'_> {
                 Err(Refused::Broken(error)) => return Err(error),
                 Err(Refused::Because(why)) => why,
             };
-            if part.len() == 1 || self.left().is_zero() {
+            if part.len() == 1 {
                 left.extend(part.into_iter().map(|group| (group, why.clone())));
                 continue;
             }
+            if self.left().is_zero() {
+                // Which of them was to blame is not known any more.
+                let timed_out = Why { text: TIMED_OUT.into(), of_value: None };
+                left.extend(part.into_iter().map(|group| (group, timed_out.clone())));
+                continue;
+            }
             let half = part.split_off(part.len() / 2);
-            if why == TIMED_OUT {
+            if why.text == TIMED_OUT {
                 // Other tables have their turn first.
                 queue.extend([part, half]);
             } else {
@@ -154,7 +185,7 @@ impl Careful<'_> {
         Ok((progress, left))
     }
 
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         // The server takes a timeout of 0 for none, so less than a millisecond is nothing.
         let left = self.deadline.saturating_duration_since(Instant::now());
         Duration::from_millis(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
@@ -164,24 +195,26 @@ impl Careful<'_> {
     async fn attempt(&self, tx: &mut PgConnection, rows: &[usize], is_last: bool) -> Result<(), Refused> {
         let left = self.left() / if is_last { 1 } else { 2 };
         if left.as_millis() == 0 {
-            return Err(Refused::Because(TIMED_OUT.into()));
+            return Err(Refused::because(TIMED_OUT));
         }
+        self.save(tx, left).await?;
+        // The server stops a statement in time. This is for materializers that wait for something else.
+        let applied = tokio::time::timeout(left + self.projection.lock_timeout(), self.apply(tx, rows)).await;
+        let applied = applied.unwrap_or_else(|_| Err(Refused::because(TIMED_OUT)));
+        match applied {
+            Ok(()) => sqlx::raw_sql(KEEP).execute(tx).await.map(drop).map_err(Refused::Broken),
+            Err(refused) => undo(tx).await.and(Err(refused)),
+        }
+    }
+
+    /// Begins what can be undone by itself, and may take that long.
+    pub(super) async fn save(&self, tx: &mut PgConnection, left: Duration) -> Result<(), Refused> {
         let lock_ms = self.projection.lock_timeout().min(left).as_millis();
         let begin = format!(
             "SAVEPOINT part; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {lock_ms}",
             left.as_millis()
         );
-        sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut *tx).await.map_err(Refused::Broken)?;
-        // The server stops a statement in time. This is for materializers that wait for something else.
-        let applied = tokio::time::timeout(left + self.projection.lock_timeout(), self.apply(tx, rows)).await;
-        let applied = applied.unwrap_or_else(|_| Err(Refused::Because(TIMED_OUT.into())));
-        let end = if applied.is_ok() {
-            "RELEASE SAVEPOINT part"
-        } else {
-            "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part"
-        };
-        sqlx::raw_sql(end).execute(tx).await.map_err(Refused::Broken)?;
-        applied
+        sqlx::raw_sql(AssertSqlSafe(begin)).execute(tx).await.map(drop).map_err(Refused::Broken)
     }
 
     async fn apply(&self, tx: &mut PgConnection, rows: &[usize]) -> Result<(), Refused> {
@@ -189,7 +222,7 @@ impl Careful<'_> {
         let mut declared: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>> = BTreeMap::new();
         for &position in rows {
             let row = self.rows[position];
-            match self.convert(position).map_err(Refused::Because)? {
+            match self.convert(position).map_err(Refused::because)? {
                 Some(values) => declared.entry(&row.key.table).or_default().push((row, values)),
                 None => custom.entry(&row.key.table).or_default().push(row),
             }
@@ -205,20 +238,20 @@ impl Careful<'_> {
         Ok(())
     }
 
-    async fn project(
+    pub(super) async fn project(
         &self,
         tx: &mut PgConnection,
         tables: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>>,
     ) -> Result<(), Refused> {
         let names: Vec<&TableName> = tables.keys().copied().collect();
-        let text = self.targets.statement(&names, false, sql::alone).map_err(Refused::Because)?;
+        let text = self.targets.statement(&names, false, sql::alone).map_err(Refused::because)?;
         let mut statement = sqlx::query(AssertSqlSafe(text)).bind(self.user.as_str());
         for (name, rows) in tables {
-            let shape = self.targets.shape(name).map_err(Refused::Because)?;
+            let shape = self.targets.shape(name).map_err(Refused::because)?;
             statement = values::bind(statement, shape, rows);
         }
         let shortfall: i64 = statement.fetch_one(tx).await?.try_get(0)?;
-        if shortfall == 0 { Ok(()) } else { Err(Refused::Because(NOT_OURS.into())) }
+        if shortfall == 0 { Ok(()) } else { Err(Refused::because(NOT_OURS)) }
     }
 
     async fn hand_over(
@@ -243,11 +276,10 @@ impl Careful<'_> {
                 .collect();
             if !rows.is_empty() {
                 let batch = Batch { user: self.user, table, rows: &rows };
-                let MaterializeError(why) = match materializer.apply(tx, batch).await {
-                    Ok(()) => continue,
-                    Err(error) => error,
-                };
-                return Err(Refused::Because(why));
+                // Foreign code may panic. What it leaves half done is rolled back.
+                let applied = AssertUnwindSafe(materializer.apply(tx, batch)).catch_unwind().await;
+                let panicked = |_| Err(MaterializeError("the materializer of the table panicked".into()));
+                applied.unwrap_or_else(panicked).map_err(|MaterializeError(why)| Refused::because(why))?;
             }
         }
         let mark = format!("{MARK_CUSTOM}{} SELECT 1", sql::MARK);
@@ -255,4 +287,9 @@ impl Careful<'_> {
         mark.bind(pks).bind(deleted).execute(tx).await?;
         Ok(())
     }
+}
+
+/// Undoes all that was done since [`Careful::save`], its timeouts included.
+pub(super) async fn undo(tx: &mut PgConnection) -> Result<(), Refused> {
+    sqlx::raw_sql(UNDO).execute(tx).await.map(drop).map_err(Refused::Broken)
 }

@@ -15,7 +15,7 @@ use super::careful::Careful;
 use super::failures;
 use super::values::NetChange;
 use crate::PostgresStore;
-use crate::error::{corrupt, from_sqlx};
+use crate::error::{self, corrupt, from_sqlx};
 
 /// In the order of the primary key, so that no index is needed that every commit would have to keep up. A tombstone that
 /// left nothing of its user's behind has nothing to do with who is there now.
@@ -62,6 +62,7 @@ impl State {
 
 /// See [`ProjectionStore::retry`](outrigger_application::ProjectionStore::retry).
 pub(crate) async fn retry(store: &PostgresStore, user: &UserId, id: i64) -> Result<Retried, StoreError> {
+    look_again(store).await;
     let mut tx = store.sessions.begin().await.map_err(from_sqlx)?;
     let free = sqlx::query_scalar(RETRY_LOCK).bind(user.as_str()).bind(id).fetch_one(tx.connection());
     if !free.await.map_err(from_sqlx)? {
@@ -99,6 +100,7 @@ pub(crate) async fn rebuild(
     at: Timestamp,
 ) -> Result<RebuildStep, StoreError> {
     let mut step = RebuildStep::default();
+    look_again(store).await;
     if !store.projection.projects(&store.projection.targets(), table) {
         return Ok(step);
     }
@@ -122,6 +124,13 @@ pub(crate) async fn rebuild(
     }
     step.next = step.next.filter(|_| more);
     Ok(step)
+}
+
+/// A failure is tried again because something was mended, which may be the table itself.
+async fn look_again(store: &PostgresStore) {
+    if let Err(error) = store.projection.reload(&store.projecting).await {
+        tracing::warn!(error = error::describe(&error), "cannot read the catalog of the business tables");
+    }
 }
 
 /// Gives how many rows failed.
@@ -180,6 +189,7 @@ async fn count_up(tx: &mut PgConnection, user: &UserId, (id, why): (i64, String)
          WHERE user_id = $1 AND id = $2 RETURNING {}",
         failures::COLUMNS
     );
-    let updated = sqlx::query(AssertSqlSafe(update)).bind(user.as_str()).bind(id).bind(why).fetch_one(tx).await;
+    let updated =
+        sqlx::query(AssertSqlSafe(update)).bind(user.as_str()).bind(id).bind(why.replace('\0', "")).fetch_one(tx).await;
     failures::read(&updated.map_err(from_sqlx)?).map(Retried::Failed)
 }

@@ -14,10 +14,11 @@ use sqlx::{PgConnection, Row};
 /// out: an explicit cast to `varchar(3)` would cut, the assignment to the column refuses.
 const COLUMNS: &str = "
 WITH RECURSIVE wanted AS (
-    SELECT w.place, c.oid AS relid
+    SELECT w.place, c.oid AS relid, CASE c.relkind
+        WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' END AS no_table
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS w (schema_name, table_name, place)
     JOIN pg_namespace n ON n.nspname = w.schema_name
-    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name AND c.relkind IN ('r', 'p')
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.table_name AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 ), base (oid, type) AS (
     SELECT DISTINCT a.atttypid, a.atttypid
     FROM wanted w JOIN pg_attribute a ON a.attrelid = w.relid AND a.attnum > 0 AND NOT a.attisdropped
@@ -31,8 +32,14 @@ SELECT w.place, a.attname::text AS name, format_type(t.oid, -1) AS type,
        coalesce(pg_get_expr(d.adbin, d.adrelid), pg_get_expr(o.typdefaultbin, 0)) AS default_value,
        a.attgenerated <> '' OR a.attidentity <> '' AS filled,
        coalesce(a.attnum = ANY(p.conkey), false) AS in_key, coalesce(cardinality(p.conkey), 0) AS key_columns,
-       coalesce(p.condeferrable, false) AS key_deferrable,
-       EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = w.relid AND NOT g.tgisinternal AND g.tginitdeferred) AS deferred
+       coalesce(p.condeferrable, false) AS key_deferrable, w.no_table,
+       EXISTS (
+           SELECT FROM pg_trigger g
+           WHERE NOT g.tgisinternal AND g.tginitdeferred AND (g.tgrelid = w.relid OR EXISTS (
+               SELECT FROM pg_trigger f LEFT JOIN pg_constraint r ON r.oid = f.tgconstraint
+               WHERE f.tgrelid = w.relid AND (NOT f.tgisinternal OR r.confdeltype IN ('c', 'n', 'd'))
+           ))
+       ) AS deferred
 FROM wanted w
 JOIN pg_attribute a ON a.attrelid = w.relid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN base b ON b.oid = a.atttypid
@@ -67,7 +74,8 @@ pub(crate) struct Shape {
     pub(crate) owner: Option<(String, String)>,
     /// The columns that payloads fill.
     pub(crate) columns: Vec<Column>,
-    /// Whether a trigger of the app runs at commit, where no statement timeout bounds it.
+    /// Whether a trigger of the app may run at commit, where no statement timeout bounds it: one of this table, or of
+    /// any other that a trigger or a cascade of this table may write to.
     pub(crate) deferred: bool,
 }
 
@@ -151,6 +159,8 @@ struct Found {
     key_columns: i32,
     key_deferrable: bool,
     deferred: bool,
+    /// What the relation is instead of a table.
+    no_table: Option<String>,
 }
 
 impl Found {
@@ -169,6 +179,7 @@ impl Found {
             key_columns: row.try_get("key_columns")?,
             key_deferrable: row.try_get("key_deferrable")?,
             deferred: row.try_get("deferred")?,
+            no_table: row.try_get("no_table")?,
         })
     }
 }
@@ -199,6 +210,9 @@ fn kind(typname: &str) -> Kind {
 
 fn shape(config: &TableConfig, columns: Vec<Found>) -> Result<Shape, String> {
     let name = config.table.name.clone();
+    if let Some(kind) = columns.iter().find_map(|found| found.no_table.as_deref()) {
+        return Err(format!("{name} is a {kind}, and only a table can be projected onto"));
+    }
     let key = columns.iter().find(|found| found.in_key && found.key_columns == 1);
     let Some(key) = key.filter(|found| matches!(found.typname.as_str(), "uuid" | "text" | "varchar") && !found.filled)
     else {

@@ -36,6 +36,17 @@ pub(crate) struct Values {
     columns: Vec<Option<String>>,
 }
 
+impl Values {
+    /// The same with one of its columns alone. None if there is nothing in that.
+    pub(crate) fn only(self, column: usize) -> Option<Self> {
+        let count = self.columns.len();
+        let mut only = Self { mask: vec![0; self.mask.len()], columns: vec![None; count] };
+        only.columns[column] = Some(self.columns.into_iter().nth(column)??);
+        only.mask[column / 8] = 1 << (column % 8);
+        Some(only)
+    }
+}
+
 /// Converts a row, or says what is in the way.
 pub(crate) fn of(shape: &Shape, row: NetChange<'_>) -> Result<Values, String> {
     let count = shape.columns.len();

@@ -35,7 +35,10 @@ pub(crate) fn table(name: &str) -> TableConfig {
 
 impl World {
     pub(crate) async fn new(sql: &'static str, tables: Vec<TableConfig>) -> Self {
-        let options = PostgresOptions { tables, ..PostgresOptions::default() };
+        Self::with(sql, PostgresOptions { tables, ..PostgresOptions::default() }).await
+    }
+
+    pub(crate) async fn with(sql: &'static str, options: PostgresOptions) -> Self {
         let database = postgres_database().await;
         let mut shell = PgConnection::connect(database.url()).await.unwrap();
         sqlx::raw_sql(sql).execute(&mut shell).await.unwrap();
@@ -101,6 +104,14 @@ impl World {
 
     pub(crate) async fn failures(&self, who: &str) -> Vec<Failure> {
         self.store.failures(&user(who), &FailureFilter::default(), 0, 10_000).await.unwrap()
+    }
+
+    pub(crate) async fn errors(&self, who: &str) -> Vec<String> {
+        self.failures(who).await.into_iter().map(|failure| failure.error).collect()
+    }
+
+    pub(crate) async fn execute(&self, sql: impl Into<String>) {
+        sqlx::raw_sql(AssertSqlSafe(sql.into())).execute(&mut self.sql().await).await.unwrap();
     }
 
     pub(crate) async fn sql(&self) -> PgConnection {

@@ -12,4 +12,5 @@ mod projection;
 mod projection_example;
 mod projection_orders;
 mod projection_property;
+mod projection_trouble;
 mod support;

@@ -103,7 +103,7 @@ async fn every_type_takes_what_is_made_for_it() {
         errors,
         [
             "column tz: cannot make a timestamp of a JSON string",
-            "a text is too long (SQLSTATE 22001)",
+            "column s: cannot make text of a JSON string: a text is too long (SQLSTATE 22001)",
             "column ta: cannot make text of a JSON string with a NUL character",
         ]
     );

@@ -7,7 +7,7 @@ use std::time::Duration;
 use outrigger_application::{Batch, MaterializeError};
 use rusqlite::{Connection, ErrorCode};
 
-use super::{Projection, Row, TIMED_OUT, Task, failures, rows};
+use super::{Projection, Row, TIMED_OUT, Task, declarative, failures, rows};
 use crate::error::Failure;
 use crate::transaction::Transaction;
 
@@ -247,12 +247,18 @@ fn project(
     rows: &[Row],
     group: &[usize],
 ) -> Result<(), MaterializeError> {
-    for row in group.iter().map(|row| &rows[*row]) {
+    let of_group: Vec<&Row> = group.iter().map(|row| &rows[*row]).collect();
+    let orphans = projection.orphans(tx.connection, &of_group)?;
+    for row in &of_group {
         let batch = Batch { user: task.user(), table: &row.key.table, rows: &[row.net()] };
         projection.apply(tx.connection, batch)?;
         if tx.is_lost() {
             return Err(MaterializeError("the projection of the row ended the transaction".into()));
         }
     }
-    group.iter().try_for_each(|row| projection.check(tx.connection, &rows[*row]))
+    of_group.iter().try_for_each(|row| projection.check(tx.connection, row))?;
+    if projection.orphans(tx.connection, &of_group)? > orphans {
+        return Err(declarative::broken_reference());
+    }
+    Ok(())
 }

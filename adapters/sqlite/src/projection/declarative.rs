@@ -15,6 +15,11 @@ use rusqlite::{Connection, params_from_iter};
 use super::refusal::refusal;
 use super::shape::{Shape, quoted};
 
+/// As SQLite says it at the end of a transaction.
+pub(super) fn broken_reference() -> MaterializeError {
+    MaterializeError("SQLITE_CONSTRAINT_FOREIGNKEY: FOREIGN KEY constraint failed".into())
+}
+
 const NOT_OURS: &str = "the business row was not put there by this user";
 
 #[async_trait]
@@ -35,14 +40,20 @@ impl Shape {
 
     /// Fails if a row of the batch, or a row that refers to one, now refers to a row that is not there.
     pub(crate) fn check(&self, tx: &Connection, row: &NetRow<'_>) -> Result<(), MaterializeError> {
-        let checks = if row.payload.is_some() { &self.orphan_checks } else { &self.child_checks };
-        for check in checks {
+        let of_row = self.checks.of_row.iter().filter(|_| row.payload.is_some());
+        for check in of_row.chain(&self.checks.of_children) {
             let mut statement = tx.prepare_cached(check).map_err(refusal)?;
             if statement.exists([self.pk.kind.key(row.pk)]).map_err(refusal)? {
-                return Err(MaterializeError("SQLITE_CONSTRAINT_FOREIGNKEY: FOREIGN KEY constraint failed".into()));
+                return Err(broken_reference());
             }
         }
         Ok(())
+    }
+
+    /// How many rows refer to none, of those that [`check`](Self::check) does not see.
+    pub(crate) fn orphans(&self, tx: &Connection) -> Result<i64, MaterializeError> {
+        let count = |sql: &String| tx.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0));
+        self.checks.counts.iter().map(count).sum::<Result<_, _>>().map_err(refusal)
     }
 
     fn put(&self, tx: &Connection, user: &UserId, row: &NetRow<'_>, payload: &Payload) -> Result<(), MaterializeError> {

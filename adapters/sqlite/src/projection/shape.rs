@@ -42,10 +42,7 @@ pub(crate) struct Shape {
     /// `OR ABORT` where the table's own constraints say what becomes of a conflict: `ON CONFLICT REPLACE` would
     /// delete rows of others. Not everywhere, since it also overrules the statements of triggers.
     pub(crate) or_abort: &'static str,
-    /// Queries that find something if the row with this pk refers to a row that is not there.
-    pub(crate) orphan_checks: Vec<String>,
-    /// Queries that find something if a row refers to this pk.
-    pub(crate) child_checks: Vec<String>,
+    pub(crate) checks: Checks,
 }
 
 /// A business table as it was found.
@@ -68,7 +65,7 @@ pub(crate) fn references(
         for key in foreign_keys(connection, &plain_name(&child.table.name))? {
             let parent = tables.iter().find(|of| plain_name(&of.table.name).eq_ignore_ascii_case(&key.parent));
             if let (Some(parent), [from], [to]) = (parent, &key.from[..], &key.to[..])
-                && pk_columns(connection, &key.parent)?.iter().map(|(name, _)| name).eq([to])
+                && pk_columns(connection, &key.parent)?.iter().all(|(name, _)| name.eq_ignore_ascii_case(to))
             {
                 let reference = Reference { column: from.clone(), parent: parent.table.name.clone() };
                 found.push((child.table.name.clone(), reference));
@@ -112,10 +109,10 @@ pub(crate) fn read(connection: &Connection, config: &TableConfig, keys: &HashSet
             return refused(format!("it has no column {owner} to hold the user"));
         }
     }
-    let (orphan_checks, child_checks) = checks(connection, &name, &pk.name)?;
+    let checks = checks(connection, &name, &pk.name)?;
     let or_abort = if has_conflict_clause { "OR ABORT " } else { "" };
     let table = quoted(&name);
-    Ok(Found::Table(Box::new(Shape { table, pk, owner, columns, or_abort, orphan_checks, child_checks })))
+    Ok(Found::Table(Box::new(Shape { table, pk, owner, columns, or_abort, checks })))
 }
 
 /// A name as it stands in a statement.
@@ -175,34 +172,50 @@ fn foreign_keys(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Fo
     Ok(keys)
 }
 
-/// The queries of [`Shape::orphan_checks`] and [`Shape::child_checks`].
-fn checks(connection: &Connection, table: &str, pk: &str) -> rusqlite::Result<(Vec<String>, Vec<String>)> {
-    let orphans = foreign_keys(connection, table)?.iter().map(|key| orphan_check(table, pk, key)).collect();
+/// What makes sure of foreign keys before the end of a transaction, where no row could be blamed any more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checks {
+    /// Queries that find something if the row with this pk refers to a row that is not there.
+    pub(crate) of_row: Vec<String>,
+    /// Queries that find something if a row has lost what it refers to with the row of this pk.
+    pub(crate) of_children: Vec<String>,
+    /// Queries for how many rows refer to none, by keys that leave out the pk: any change may be to blame for one.
+    pub(crate) counts: Vec<String>,
+}
+
+fn checks(connection: &Connection, table: &str, pk: &str) -> rusqlite::Result<Checks> {
+    let of_row = foreign_keys(connection, table)?.iter().map(|key| orphan_check(table, pk, key)).collect();
+    let mut checks = Checks { of_row, ..Checks::default() };
     let mut statement = connection.prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?;
     let tables: Vec<String> = statement.query_map(params![], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    let mut children = Vec::new();
     for child in tables {
-        for key in foreign_keys(connection, &child)? {
-            if let ([from], [to]) = (&key.from[..], &key.to[..])
-                && key.parent.eq_ignore_ascii_case(table)
-                && to.eq_ignore_ascii_case(pk)
-            {
-                children.push(format!("SELECT 1 FROM {} WHERE {} = ?1", quoted(&child), quoted(from)));
+        let keys = foreign_keys(connection, &child)?.into_iter();
+        for key in keys.filter(|key| key.parent.eq_ignore_ascii_case(table)) {
+            match key.from.iter().zip(&key.to).find(|(_, to)| to.eq_ignore_ascii_case(pk)) {
+                Some((from, _)) => {
+                    let which = format!("child.{} = ?1", quoted(from));
+                    checks.of_children.push(orphans("1", &child, &which, &key));
+                }
+                None => checks.counts.push(orphans("count(*)", &child, "1", &key)),
             }
         }
     }
-    Ok((orphans, children))
+    Ok(checks)
 }
 
+/// Finds the row if it refers to one that is not there.
 fn orphan_check(table: &str, pk: &str, key: &ForeignKey) -> String {
+    orphans("1", table, &format!("child.{} = ?1", quoted(pk)), key)
+}
+
+fn orphans(what: &str, child: &str, which: &str, key: &ForeignKey) -> String {
     let set: Vec<String> = key.from.iter().map(|from| format!("child.{} IS NOT NULL", quoted(from))).collect();
     let pairs = key.from.iter().zip(&key.to);
     let equal: Vec<String> =
         pairs.map(|(from, to)| format!("parent.{} = child.{}", quoted(to), quoted(from))).collect();
     format!(
-        "SELECT 1 FROM {} AS child WHERE child.{} = ?1 AND {} AND NOT EXISTS (SELECT 1 FROM {} AS parent WHERE {})",
-        quoted(table),
-        quoted(pk),
+        "SELECT {what} FROM {} AS child WHERE {which} AND {} AND NOT EXISTS (SELECT 1 FROM {} AS parent WHERE {})",
+        quoted(child),
         set.join(" AND "),
         quoted(&key.parent),
         equal.join(" AND "),

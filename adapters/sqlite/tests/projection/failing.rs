@@ -134,3 +134,29 @@ async fn circles_are_projected_and_broken_references_are_failures() {
     assert_eq!(world.rows("SELECT id FROM a UNION ALL SELECT id FROM b").len(), 3);
     assert_eq!(world.rows("SELECT \"table\" FROM pragma_foreign_key_check"), [] as [&str; 0]);
 }
+
+/// Foreign keys that are not found out before the end of the transaction, unless they are looked for.
+#[tokio::test]
+async fn a_row_that_takes_away_what_others_refer_to_fails_alone() {
+    let sql = "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT UNIQUE, code TEXT, UNIQUE (id, code));
+        CREATE TABLE badges (name TEXT REFERENCES users (name));
+        CREATE TABLE passes (id TEXT, code TEXT, FOREIGN KEY (id, code) REFERENCES users (ID, code));";
+    let world = World::new(sql, &["users"]);
+    let users = [
+        ("INSERT", "users", 1, r#"{"name":"a"}"#),
+        ("INSERT", "users", 2, r#"{"name":"b","code":"x"}"#),
+        ("INSERT", "users", 3, r#"{"name":"c"}"#),
+    ];
+    world.up("alice", &users).await;
+    world.shell.execute_batch("INSERT INTO badges VALUES ('a'), ('nobody')").unwrap_err();
+    world.shell.execute_batch("PRAGMA foreign_keys = OFF; INSERT INTO badges VALUES ('a'), ('nobody')").unwrap();
+    world.shell.execute("INSERT INTO passes VALUES (?1, 'x')", [uuid::Uuid::from_u128(2).to_string()]).unwrap();
+    let changes = [
+        ("UPDATE", "users", 1, r#"{"name":"z"}"#),
+        ("UPDATE", "users", 2, r#"{"code":"y"}"#),
+        ("UPDATE", "users", 3, r#"{"name":"d"}"#),
+    ];
+    world.up("alice", &changes).await;
+    assert_eq!(world.rows("SELECT name||coalesce(code, '') FROM users ORDER BY id"), ["a", "bx", "d"]);
+    assert_eq!(world.errors("alice").await, ["SQLITE_CONSTRAINT_FOREIGNKEY: FOREIGN KEY constraint failed"; 2]);
+}

@@ -47,7 +47,7 @@ fn a_table_that_cannot_be_projected_is_refused_in_one_sentence() {
 async fn foreign_keys_between_registered_tables_are_found() {
     let sql = "CREATE TABLE users (id TEXT PRIMARY KEY, boss TEXT REFERENCES users);
         CREATE TABLE country (id TEXT PRIMARY KEY);
-        CREATE TABLE \"shop.posts\" (id TEXT PRIMARY KEY, author TEXT REFERENCES Users (id), c TEXT REFERENCES country);";
+        CREATE TABLE \"shop.posts\" (id TEXT PRIMARY KEY, author TEXT REFERENCES Users (ID), c TEXT REFERENCES country);";
     let world = World::new(sql, &["users", "shop.posts"]);
     let found = world.store.refresh_catalog().await.unwrap();
     let found: Vec<String> = found.iter().map(|(table, of)| format!("{table}.{} {}", of.column, of.parent)).collect();
