@@ -70,28 +70,30 @@ impl Ground {
         let folder = tempfile::Builder::new().prefix("outrigger-sim-").tempdir().map_err(only)?;
         // Written first, so that it is there whatever happens.
         std::fs::write(folder.path().join("schedule.txt"), plan.to_string()).map_err(only)?;
-        let result = self.episode(plan, folder.path()).await;
+        let lines = Lines::new(plan, Addresses::new(if self.kind() == StoreKind::Postgres { 2 } else { 1 }));
+        let result = self.episode(&lines, folder.path()).await;
         if result.is_err() {
+            // What was said over the line, for whoever looks into it.
+            let _ = std::fs::write(folder.path().join("ledger.txt"), lines.ledger.lock().to_string());
             keep(folder);
         }
         result
     }
 
-    async fn episode(&self, plan: Plan, folder: &Path) -> Result<BTreeMap<String, u64>, Vec<String>> {
+    async fn episode(&self, lines: &Arc<Lines>, folder: &Path) -> Result<BTreeMap<String, u64>, Vec<String>> {
         let store = match self {
             Self::Sqlite => Store::sqlite(folder),
             Self::Postgres(postgres) => Store::postgres(postgres).await,
         };
         let store = store.map_err(only)?;
         let program = Program::new(folder, &store.url()).map_err(only)?;
-        let lines = Lines::new(plan, Addresses::new(if self.kind() == StoreKind::Postgres { 2 } else { 1 }));
-        let server = Server::start(store, program, &lines).await.map_err(only)?;
+        let server = Server::start(store, program, lines).await.map_err(only)?;
         let (mut devices, mut readers) = chaos(&server, folder).await.map_err(only)?;
         lines.is_calm.store(true, Ordering::SeqCst);
         server.mend().await.map_err(only)?;
         lines.settle().await;
-        rest(&lines, &mut devices).await.map_err(only)?;
-        devices.extend(newcomers(&lines, folder, devices.len()).await.map_err(only)?);
+        rest(lines, &mut devices).await.map_err(only)?;
+        devices.extend(newcomers(lines, folder, devices.len()).await.map_err(only)?);
         for reader in &mut readers {
             reader.finish().await;
         }
@@ -169,25 +171,26 @@ async fn rest(lines: &Lines, devices: &mut [Device]) -> Result<(), String> {
         device.calm()?;
     }
     lines.settle().await;
-    let mut quiet = 0;
+    let (mut quiet, mut moved) = (0, Vec::new());
     for round in 0..ROUNDS_MAX {
-        let mut moved = 0;
+        moved.clear();
         for device in &mut *devices {
+            let name = device.plan.name();
             let Some(report) = device.sync().await? else {
-                return Err(format!("{} cannot sync though nothing is in its way", device.plan.name()));
+                return Err(format!("{name} cannot sync though nothing is in its way"));
             };
-            moved += report.uploaded + report.downloaded;
             // Parents that are on the way have come by then.
-            if round >= 2 {
-                moved += device.tidy()?;
+            let removed = if round >= 2 { device.tidy()? } else { 0 };
+            if report.uploaded + report.downloaded + removed > 0 {
+                moved.push(format!("{name}: {report:?}, {removed} removed"));
             }
         }
-        quiet = if moved == 0 { quiet + 1 } else { 0 };
-        if quiet == 2 && round > 2 {
+        quiet = if moved.is_empty() { quiet + 1 } else { 0 };
+        if quiet >= 2 && round > 2 {
             return Ok(());
         }
     }
-    Err(format!("the devices do not come to rest in {ROUNDS_MAX} rounds"))
+    Err(format!("the devices do not come to rest in {ROUNDS_MAX} rounds: {moved:?}"))
 }
 
 /// A new device for each user, which starts from the rows as they are.

@@ -35,7 +35,7 @@ impl Syncer {
         if self.database.run(began).await?.is_none() {
             self.database
                 .transact(|tx, _| {
-                    tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
+                    forget_seen(tx)?;
                     state::set(tx, state::STARTING, 1)
                 })
                 .await?;
@@ -55,22 +55,25 @@ impl Syncer {
     /// Fetches the rows as they are, the next page while one is applied.
     async fn fetch_rows(&self) -> Result<(), Error> {
         let page = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
-        let mut answer = self.rows(page.as_deref()).await?;
+        let (mut answer, mut is_first) = (self.rows(page.as_deref()).await?, page.is_none());
         loop {
             let page = match answer {
                 Answer::Good(page) => page,
                 Answer::Reset => {
                     // Another epoch in the middle of it: from the first page on.
-                    let again = |tx: &Transaction<'_>, _: &Stops| {
-                        tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
-                        state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH])
-                    };
+                    let again =
+                        |tx: &Transaction<'_>, _: &Stops| state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH]);
                     self.database.transact(again).await?;
-                    answer = self.rows(None).await?;
+                    (answer, is_first) = (self.rows(None).await?, true);
                     continue;
                 }
                 _ => return self.read_stream().await,
             };
+            if std::mem::take(&mut is_first) {
+                // What was seen before an interruption may have been deleted meanwhile, and this snapshot begins behind
+                // that.
+                self.database.transact(|tx, _| forget_seen(tx)).await?;
+            }
             let Snapshot { rows, as_of, epoch, next_page } = page;
             let behind = next_page.clone();
             let move_on = move |tx: &Transaction<'_>| {
@@ -117,6 +120,11 @@ impl Syncer {
             })
             .await
     }
+}
+
+fn forget_seen(tx: &Connection) -> Result<(), Error> {
+    tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
+    Ok(())
 }
 
 fn remove_unseen(tx: &Connection, shape: &Shape) -> Result<(), Error> {

@@ -1,5 +1,10 @@
 //! New devices, and those that have to start again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use outrigger_client::Error;
+
 use crate::world::{Server, pk, settle};
 
 fn users(range: std::ops::Range<u32>) -> String {
@@ -84,4 +89,28 @@ async fn a_restored_server_is_noticed_by_its_epoch() {
     let rows = settle(&[&laptop, &phone]).await;
     assert_eq!(rows.len(), 5);
     assert_eq!(rows.iter().filter(|row| row.contains("integer:")).count(), 2, "{rows:?}");
+}
+
+/// It dies when it has the rows and not yet removed what is not among them; then one of them is deleted elsewhere.
+#[tokio::test]
+async fn what_is_deleted_while_a_start_is_interrupted_does_not_stay() {
+    let server = Server::memory().await;
+    let dies = Arc::new(AtomicBool::new(false));
+    let failpoint = {
+        let dies = Arc::clone(&dies);
+        move |point: &str| point == "removed" && dies.swap(false, Ordering::SeqCst)
+    };
+    let (phone, laptop) =
+        (server.device("phone"), server.device_with("laptop", |config| config.failpoint(failpoint.clone())));
+    phone.execute(&users(0..5));
+    settle(&[&phone, &laptop]).await;
+    phone.execute("DELETE FROM users WHERE name = 'user 1'");
+    phone.sync().await;
+    server.forget_history().await;
+    dies.store(true, Ordering::SeqCst);
+    assert!(matches!(laptop.client.sync_once().await, Err(Error::Stopped("removed"))));
+    phone.execute("DELETE FROM users WHERE name = 'user 2'");
+    phone.sync().await;
+    server.forget_history().await;
+    assert_eq!(settle(&[&laptop, &phone]).await.len(), 3);
 }

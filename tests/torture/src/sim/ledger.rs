@@ -4,6 +4,7 @@
 //! rest is compared with the database at the end.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::Deserialize;
@@ -87,6 +88,15 @@ pub(crate) struct Inner {
     pub(crate) broken: Vec<String>,
     /// How often a backup was put back.
     pub(crate) life: u32,
+    /// Everything in its order, one line for each.
+    story: Vec<String>,
+}
+
+/// The story.
+impl fmt::Display for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.story.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
 }
 
 /// An upload on its way.
@@ -112,13 +122,20 @@ impl Ledger {
         self.lock().counts.count(name);
     }
 
+    /// Something to be read when an episode has failed.
+    pub(crate) fn note(&self, what: String) {
+        self.lock().story.push(what);
+    }
+
     pub(crate) fn broken(&self, what: String) {
         self.lock().broken.push(what);
     }
 
     /// Another life of the database begins: what was answered before and is not in the backup is lost.
     pub(crate) fn restored(&self) {
-        self.lock().life += 1;
+        let mut inner = self.lock();
+        inner.life += 1;
+        inner.story.push("a backup was put back".into());
     }
 
     /// An upload is about to be sent.
@@ -128,6 +145,7 @@ impl Ledger {
         let mut inner = self.lock();
         let life = inner.life;
         let mut known = Vec::new();
+        inner.story.push(format!("{user} {source} sends {:?}", upload.changes));
         for change in &upload.changes {
             let key = Key { user: user.into(), source: source.into(), id: change.source_change_id };
             let content = change.content();
@@ -148,6 +166,8 @@ impl Ledger {
     pub(crate) fn answered(&self, attempt: &Attempt, status: u16, body: &[u8]) {
         let mut inner = self.lock();
         inner.counts.count(format!("http {status}"));
+        let Attempt { user, source, .. } = attempt;
+        inner.story.push(format!("{user} {source} is answered {status} {}", String::from_utf8_lossy(body)));
         if status != 200 {
             // Refused as a whole, before any change was looked at, or after none was written.
             if status == 500 || status == 400 {
@@ -171,8 +191,11 @@ impl Ledger {
     }
 
     /// A page of a stream was shown.
-    pub(crate) fn page(&self, user: &str, after: i64, page: &Page) {
+    pub(crate) fn page(&self, (user, source): (&str, &str), after: i64, page: &Page) {
         let mut inner = self.lock();
+        if !page.changes.is_empty() {
+            inner.story.push(format!("{user} {source} reads behind {after} {page:?}"));
+        }
         let mut last = after;
         for change in &page.changes {
             if change.server_id <= last || change.server_id > page.window_until {
@@ -257,6 +280,7 @@ pub(crate) struct Change {
     table: String,
     op: String,
     pk: String,
+    server_version: i64,
     payload: Option<Value>,
 }
 

@@ -183,9 +183,15 @@ impl Link {
             }
             None if status == 200 && request.path.starts_with("/sync/download") => {
                 match serde_json::from_slice::<Page>(body) {
-                    Ok(page) => ledger.page(&user, parameter(&request.path, "after"), &page),
+                    Ok(page) => ledger.page((&user, &source), parameter(&request.path, "after"), &page),
                     Err(error) => ledger.broken(format!("{} was answered with no page: {error}", request.path)),
                 }
+            }
+            None if status == 409 || status == 410 => {
+                ledger.note(format!("{user} {source} {}: {}", request.path, String::from_utf8_lossy(body)));
+            }
+            None if request.path.starts_with("/sync/snapshot") => {
+                ledger.note(format!("{user} {source} {}: {}", request.path, String::from_utf8_lossy(body)));
             }
             None => {}
         }

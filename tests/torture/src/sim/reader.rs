@@ -76,7 +76,7 @@ impl Reader {
 
     fn take(&mut self, page: &Page) -> bool {
         let ledger = &self.lines.ledger;
-        ledger.page(&self.user, self.cursor, page);
+        ledger.page((&self.user, "reader"), self.cursor, page);
         let Self { user, cursor, .. } = self;
         if page.next_after < *cursor {
             ledger.broken(format!("{user}'s reader is sent back from {cursor} to {}", page.next_after));
