@@ -42,7 +42,13 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(&arguments, first, &stores)),
+        Ok(runtime) => runtime.block_on(async {
+            tokio::select! {
+                code = run(&arguments, first, &stores) => code,
+                // What runs is dropped, and the servers of the episode are killed by that.
+                () = told_to_stop() => ExitCode::FAILURE,
+            }
+        }),
         Err(error) => {
             eprintln!("outrigger-torture: {error}");
             ExitCode::FAILURE
@@ -86,6 +92,16 @@ async fn run(arguments: &Arguments, first: u64, stores: &[StoreKind]) -> ExitCod
     summary(&counts);
     println!("nothing was lost in {} s", began.elapsed().as_secs());
     ExitCode::SUCCESS
+}
+
+async fn told_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    if let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
 }
 
 fn progress(arguments: &Arguments, length: Duration) -> ProgressBar {

@@ -122,8 +122,10 @@ impl Syncer {
     }
 }
 
+/// All rows will come. What did not fit so far comes again too, unless it was deleted.
 fn forget_seen(tx: &Connection) -> Result<(), Error> {
     tx.execute("UPDATE _outrigger_row SET seen = 0", [])?;
+    tx.execute("DELETE FROM _outrigger_unapplied", [])?;
     Ok(())
 }
 

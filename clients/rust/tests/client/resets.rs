@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use outrigger_client::Error;
+use outrigger_client::{Conflicts, Error};
 
-use crate::world::{Server, pk, settle};
+use crate::world::{Device, Server, pk, settle};
 
 fn users(range: std::ops::Range<u32>) -> String {
     let rows: Vec<String> = range.map(|n| format!("('{}', 'user {n}')", pk(n))).collect();
@@ -91,17 +91,24 @@ async fn a_restored_server_is_noticed_by_its_epoch() {
     assert_eq!(rows.iter().filter(|row| row.contains("integer:")).count(), 2, "{rows:?}");
 }
 
+/// A device that dies at that point when it is told to.
+fn mortal(server: &Server, at: &'static str) -> (Device, Arc<AtomicBool>) {
+    let dies = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&dies);
+    let device = server.device_with("laptop", |config| {
+        let told = Arc::clone(&told);
+        config
+            .failpoint(move |point| point == at && told.swap(false, Ordering::SeqCst))
+            .conflicts(Conflicts::ServerWins)
+    });
+    (device, dies)
+}
+
 /// It dies when it has the rows and not yet removed what is not among them; then one of them is deleted elsewhere.
 #[tokio::test]
 async fn what_is_deleted_while_a_start_is_interrupted_does_not_stay() {
     let server = Server::memory().await;
-    let dies = Arc::new(AtomicBool::new(false));
-    let failpoint = {
-        let dies = Arc::clone(&dies);
-        move |point: &str| point == "removed" && dies.swap(false, Ordering::SeqCst)
-    };
-    let (phone, laptop) =
-        (server.device("phone"), server.device_with("laptop", |config| config.failpoint(failpoint.clone())));
+    let (phone, (laptop, dies)) = (server.device("phone"), mortal(&server, "removed"));
     phone.execute(&users(0..5));
     settle(&[&phone, &laptop]).await;
     phone.execute("DELETE FROM users WHERE name = 'user 1'");
@@ -113,4 +120,25 @@ async fn what_is_deleted_while_a_start_is_interrupted_does_not_stay() {
     phone.sync().await;
     server.forget_history().await;
     assert_eq!(settle(&[&laptop, &phone]).await.len(), 3);
+}
+
+/// The server's row comes with a conflict, before its parent, and is deleted before that comes.
+#[tokio::test]
+async fn what_waits_for_its_parent_and_is_deleted_does_not_come_back() {
+    let server = Server::memory().await;
+    let (phone, (laptop, dies)) = (server.device("phone"), mortal(&server, "before download"));
+    phone.execute(&users(0..1));
+    phone.execute(&format!("INSERT INTO posts VALUES ('{}', 'p', '{}')", pk(100), pk(0)));
+    settle(&[&phone, &laptop]).await;
+    phone.execute(&users(1..2));
+    phone.execute(&format!("UPDATE posts SET author_id = '{}'", pk(1)));
+    phone.sync().await;
+    laptop.execute("UPDATE posts SET title = 'mine'");
+    dies.store(true, Ordering::SeqCst);
+    assert!(matches!(laptop.client.sync_once().await, Err(Error::Stopped("before download"))));
+    assert_eq!(laptop.rows("SELECT pk FROM _outrigger_unapplied").len(), 1);
+    phone.execute("DELETE FROM posts");
+    phone.sync().await;
+    server.forget_history().await;
+    assert_eq!(settle(&[&laptop, &phone]).await.len(), 2);
 }

@@ -280,6 +280,7 @@ pub(crate) struct Change {
     table: String,
     op: String,
     pk: String,
+    #[expect(dead_code, reason = "told in the story")]
     server_version: i64,
     payload: Option<Value>,
 }
