@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use outrigger_domain::retention::Cutoffs;
 use outrigger_domain::{ServerSeq, UserId};
 
+use crate::measures;
 use crate::ports::clock::Clock;
 use crate::ports::retention::RetentionStore;
 use crate::ports::store::StoreError;
@@ -102,6 +103,7 @@ impl Retention {
                 step => step?,
             };
             attempts = 0;
+            measures::cleared(step.superseded, step.tombstones, 0);
             report.superseded += step.superseded;
             report.tombstones += step.tombstones;
             // A step that pruned deletions has moved the end of the stream itself: then the next sweep looks again.
@@ -114,6 +116,7 @@ impl Retention {
         };
         loop {
             let (forgotten, keys_left) = self.store.forget_keys(user, before(now, self.ages.keys), KEYS).await?;
+            measures::cleared(0, 0, forgotten);
             report.keys += forgotten;
             if forgotten < u64::from(KEYS) {
                 left |= keys_left;

@@ -8,9 +8,11 @@ use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::{Plan, Planner, RawChange, SourceId, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span, debug_span};
 
 use crate::error::SyncError;
 use crate::lanes::{Budget, Joined, Lanes, Weight};
+use crate::measures;
 use crate::ports::clock::Clock;
 use crate::ports::notifier::{News, Notifier};
 use crate::ports::store::{StoreError, SyncStore};
@@ -33,6 +35,8 @@ struct Job {
     upload: Upload,
     bytes: usize,
     answer: oneshot::Sender<Answer>,
+    /// Of the request, so that what is done for it can be found by its id.
+    span: Span,
 }
 
 impl Weight for Job {
@@ -92,7 +96,7 @@ impl UploadService {
     pub async fn upload(&self, user: &UserId, upload: Upload) -> Answer {
         let (answer, answered) = oneshot::channel();
         let bytes = upload.payload_bytes() + CHANGE_BYTES * upload.submissions.len();
-        match self.inner.lanes.join(user, Job { upload, bytes, answer }) {
+        match self.inner.lanes.join(user, Job { upload, bytes, answer, span: Span::current() }) {
             Joined::Waiting => {}
             Joined::Full => return Err(unavailable("too many uploads are waiting")),
             Joined::StartWorker => {
@@ -100,7 +104,8 @@ impl UploadService {
                 tokio::spawn(async move { worker.run().await });
             }
         }
-        answered.await.unwrap_or_else(|_| Err(unavailable("the upload's worker died")))
+        let answer = answered.await.unwrap_or_else(|_| Err(unavailable("the upload's worker died")));
+        answer.inspect(measures::decided)
     }
 }
 
@@ -126,7 +131,7 @@ impl Worker {
     async fn run(&self) {
         while let Some(jobs) = self.inner.lanes.take(&self.user, ROUND_MAX) {
             let uploads: Vec<&Upload> = jobs.iter().map(|job| &job.upload).collect();
-            let answers = self.inner.answer_all(&self.user, &uploads).await;
+            let answers = self.inner.answer_all(&self.user, &uploads).instrument(round(&jobs)).await;
             for (job, answer) in jobs.into_iter().zip(answers) {
                 // A device that has gone away does not hear the answer.
                 let _ = job.answer.send(answer);
@@ -163,18 +168,23 @@ impl Inner {
         let UploadPorts { store, clock, notifier } = &self.ports;
         for _ in 0..ATTEMPTS_MAX {
             let mut planner = Planner::new(store.load(user, &wanted).await?, self.limits);
-            let answers = uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
+            let answers: Vec<Answer> =
+                uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
             let plan = planner.finish(clock.now());
+            let (written, head) = (plan.log.len(), plan.next_head());
             if plan.log.is_empty() {
+                measures::settled(&answers, written, head);
                 return Ok(answers);
             }
-            let news = News { user: user.clone(), head: plan.next_head(), only: only_source(&plan) };
+            let news = News { user: user.clone(), head, only: only_source(&plan) };
             match store.commit(user, plan).await {
                 Ok(()) => {
+                    measures::settled(&answers, written, head);
                     notifier.announce(news);
                     return Ok(answers);
                 }
                 Err(StoreError::Contention) => {
+                    measures::beaten();
                     tokio::time::sleep(backoff.mul_f64(fastrand::f64())).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
@@ -183,6 +193,15 @@ impl Inner {
         }
         Err(StoreError::Contention)
     }
+}
+
+/// The span of what is done for these jobs together: inside that of the first, and following from all others.
+fn round(jobs: &[Job]) -> Span {
+    let round = debug_span!(parent: &jobs[0].span, "upload_round", uploads = jobs.len());
+    for job in &jobs[1..] {
+        round.follows_from(&job.span);
+    }
+    round
 }
 
 /// The source of all changes of the plan, if it is one.

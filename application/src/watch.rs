@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use metrics::gauge;
 use outrigger_domain::window::{self, Page, PageQuery};
 use outrigger_domain::{Epoch, Reset, ServerSeq, SourceId, UserId};
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use crate::Caller;
 use crate::drain::Drain;
 use crate::error::SyncError;
 use crate::hub::{Hub, Subscription};
+use crate::measures::WATCHERS;
 use crate::ports::clock::Clock;
 use crate::ports::store::SyncStore;
 
@@ -58,6 +60,7 @@ impl Watch {
             source: (!query.include_self).then(|| caller.source.clone()),
             ends_at: self.deadline(caller.expires_at),
             drain: self.drain.clone(),
+            _counted: Counted::begin(),
         })
     }
 
@@ -98,6 +101,23 @@ pub struct Watcher {
     source: Option<SourceId>,
     ends_at: Instant,
     drain: Drain,
+    _counted: Counted,
+}
+
+/// One watcher more, for as long as this is there.
+struct Counted;
+
+impl Counted {
+    fn begin() -> Self {
+        gauge!(WATCHERS).increment(1);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gauge!(WATCHERS).decrement(1);
+    }
 }
 
 impl Watcher {

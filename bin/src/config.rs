@@ -13,7 +13,7 @@ use outrigger_application::TableConfig;
 use outrigger_domain::TableName;
 use outrigger_domain::limits::NAME_BYTES_MAX;
 
-pub(crate) use self::settings::{DatabaseUrl, Settings, Synchronous};
+pub(crate) use self::settings::{DatabaseUrl, Otlp, Settings, Synchronous};
 use crate::cli::Flags;
 
 /// The shortest secret that is taken, in bytes: the output of the hash that HS256 stands on (RFC 7518, 3.2).
@@ -27,6 +27,13 @@ pub(crate) const DEMO_TABLES: [&str; 2] = ["users", "posts"];
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct ConfigError(String);
+
+impl ConfigError {
+    /// That sentence.
+    pub(crate) fn new(sentence: String) -> Self {
+        Self(sentence)
+    }
+}
 
 /// A configuration that the server can start with.
 pub(crate) struct Config {
@@ -69,6 +76,7 @@ pub(crate) fn load(
     }
     check_bound(&settings)?;
     check_retention(&settings)?;
+    check_otlp(&settings.otlp)?;
     let tables = tables(std::mem::take(&mut settings.tables), demo)?;
     Ok(Config { settings, demo, secret, tables })
 }
@@ -103,6 +111,16 @@ fn check_retention(settings: &Settings) -> Result<(), ConfigError> {
     }
     if ages.every.0 < Duration::from_secs(1) {
         return Err(ConfigError("retention.every must be one second or more".into()));
+    }
+    Ok(())
+}
+
+fn check_otlp(otlp: &settings::Otlp) -> Result<(), ConfigError> {
+    if otlp.endpoint.as_ref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+        return Err(ConfigError("otlp.endpoint must begin with http:// or https://".into()));
+    }
+    if !(0.0..=1.0).contains(&otlp.sample_ratio) {
+        return Err(ConfigError("otlp.sample_ratio must be from 0 to 1".into()));
     }
     Ok(())
 }

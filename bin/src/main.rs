@@ -9,10 +9,12 @@ mod compact;
 mod config;
 mod failures;
 mod logging;
+mod metrics;
 mod output;
 mod rebuild;
 mod serve;
 mod shutdown;
+mod traces;
 mod wire;
 
 use std::error::Error;
@@ -58,8 +60,16 @@ async fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };
-    logging::start(&config.settings.log.0);
-    ended(run(command, config).await)
+    let traces = match traces::export(&config.settings.otlp) {
+        Ok(traces) => traces.filter(|_| purpose == Purpose::Serve),
+        Err(error) => return fail(&error, EXIT_CONFIGURATION),
+    };
+    logging::start(&config.settings.log.0, traces.as_ref());
+    let ended = ended(run(command, config).await);
+    if let Some(traces) = traces {
+        traces.flush();
+    }
+    ended
 }
 
 fn ended(result: Result<Outcome, RunError>) -> ExitCode {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_application::{
-    Clock, Contacts, Download, Drain, Failures, Hub, Notifier, SharedCatalog, Snapshots, SystemClock, UploadPorts,
-    UploadService, Watch,
+    Clock, Contacts, Download, Drain, Failures, Hub, Metered, Notifier, SharedCatalog, Snapshots, SyncStore,
+    SystemClock, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_http::{Api, Demo, Stopped};
+use outrigger_http::{Api, Demo, Metrics, Stopped};
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, LEEWAY_S};
 use tokio::net::TcpListener;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::banner::Banner;
 use crate::config::{Config, Settings};
 use crate::wire::{self, Store, failed};
-use crate::{RunError, catalog, compact, shutdown};
+use crate::{RunError, catalog, compact, metrics, shutdown};
 
 /// How often the contacts of devices are written.
 const CONTACTS_EVERY: Duration = Duration::from_secs(10);
@@ -58,10 +58,12 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     if let Some(news) = news {
         background.spawn(async move { news.run().await });
     }
+    let (metrics, upkeep) = metrics::start(&config, store.gauges(), &listener).await?;
+    background.spawn(upkeep);
     let router = outrigger_http::router(api(
         &config,
         store,
-        Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone() },
+        Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone(), metrics },
     ));
     let shutdown = async move {
         shutdown.await;
@@ -95,10 +97,11 @@ struct Parts {
     hub: Hub,
     notifier: Arc<dyn Notifier>,
     drain: Drain,
+    metrics: Option<Metrics>,
 }
 
 fn api(config: &Config, store: Store, parts: Parts) -> Api {
-    let Parts { catalog, contacts, hub, notifier, drain } = parts;
+    let Parts { catalog, contacts, hub, notifier, drain, metrics } = parts;
     let settings = &config.settings;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secret = config.secret.clone().unwrap_or_else(random_secret);
@@ -115,18 +118,20 @@ fn api(config: &Config, store: Store, parts: Parts) -> Api {
         changes_max: settings.limits.upload_changes_max.get(),
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
     };
-    let ports = UploadPorts { store: Arc::clone(&store.sync), clock: Arc::clone(&clock), notifier };
+    let sync: Arc<dyn SyncStore> = Arc::new(Metered(store.sync));
+    let ports = UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier };
     Api {
         upload: UploadService::new(ports, catalog.clone(), limits),
-        watch: Watch::new(Arc::clone(&store.sync), clock, hub, drain),
-        download: Download::new(Arc::clone(&store.sync)),
-        snapshots: Snapshots::new(Arc::clone(&store.sync), catalog),
+        watch: Watch::new(Arc::clone(&sync), clock, hub, drain),
+        download: Download::new(Arc::clone(&sync)),
+        snapshots: Snapshots::new(Arc::clone(&sync), catalog),
         contacts,
         failures: Failures::new(store.projection),
-        store: store.sync,
+        store: sync,
         authenticator: Arc::new(authenticator),
         schema_version: settings.schema_version,
         body_bytes_max: settings.limits.body_bytes_max.get(),
+        metrics,
         demo,
     }
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::gauge;
+use outrigger_application::measures::{POOL_CONNECTIONS, POOL_CONNECTIONS_MAX};
 use outrigger_application::{ContactStore, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore};
 use outrigger_memory::MemoryStore;
 use outrigger_postgres::{ConnectError, PostgresNews, PostgresOptions, PostgresStore};
@@ -23,16 +25,30 @@ pub(crate) struct Store {
     pub(crate) retention: Arc<dyn RetentionStore>,
     /// The devices.
     pub(crate) contacts: Arc<dyn ContactStore>,
-    /// What carries news to other nodes, where there can be any.
-    news: Option<PostgresStore>,
+    /// The store itself where it is Postgres: there can be other nodes then, and there are connections to count.
+    postgres: Option<PostgresStore>,
 }
 
 impl Store {
     /// What is told of commits, and what has to run so that other nodes hear of them.
     pub(crate) fn notifier(&self, hub: Hub) -> (Arc<dyn Notifier>, Option<PostgresNews>) {
-        match self.news.as_ref().map(|store| store.news(hub.clone())) {
+        match self.postgres.as_ref().map(|store| store.news(hub.clone())) {
             Some(news) => (Arc::new(news.clone()), Some(news)),
             None => (Arc::new(hub), None),
+        }
+    }
+}
+
+impl Store {
+    /// What sets the gauges of the store to what they are now.
+    pub(crate) fn gauges(&self) -> impl Fn() + Send + Sync + 'static {
+        let postgres = self.postgres.clone();
+        move || {
+            for (pool, connections) in postgres.iter().flat_map(PostgresStore::connections) {
+                gauge!(POOL_CONNECTIONS, "pool" => pool, "state" => "idle").set(connections.idle as f64);
+                gauge!(POOL_CONNECTIONS, "pool" => pool, "state" => "busy").set(connections.busy as f64);
+                gauge!(POOL_CONNECTIONS_MAX, "pool" => pool).set(connections.max as f64);
+            }
         }
     }
 }
@@ -45,7 +61,7 @@ impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static> F
             projection: Arc::<S>::clone(&store),
             retention: Arc::<S>::clone(&store),
             contacts: store,
-            news: None,
+            postgres: None,
         }
     }
 }
@@ -66,7 +82,7 @@ pub(crate) async fn open(config: &Config) -> Result<Store, RunError> {
                 created.map_err(cannot_connect)?;
             }
             let store = open_postgres(url, config).await?;
-            Ok(Store { news: Some(store.clone()), ..store.into() })
+            Ok(Store { postgres: Some(store.clone()), ..store.into() })
         }
     }
 }

@@ -4,6 +4,8 @@ mod configuration;
 mod demo;
 mod lifecycle;
 mod long_lived;
+mod metrics;
 mod postgres;
 mod projection;
 mod server;
+mod traces;

@@ -7,6 +7,7 @@
 //! [`Caller`]: outrigger_application::Caller
 
 mod body;
+mod counted;
 mod docs_page;
 mod download;
 mod error;
@@ -15,6 +16,7 @@ mod extract;
 mod failures;
 mod health;
 mod linger;
+mod metrics_page;
 mod openapi;
 mod params;
 mod schema_version;
@@ -42,6 +44,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use metrics_page::{Metrics, metrics_router};
 pub use serve::{Stopped, serve};
 
 /// All that the endpoints stand on. Cheap to clone.
@@ -67,6 +70,8 @@ pub struct Api {
     pub schema_version: u32,
     /// Bytes of a request's body, at the most.
     pub body_bytes_max: usize,
+    /// Answers `GET /metrics`, if that is not at an address of its own.
+    pub metrics: Option<Metrics>,
     /// Demo mode, if it is on.
     pub demo: Option<Demo>,
 }
@@ -102,6 +107,7 @@ fn compression() -> CompressionLayer {
 
 /// The whole server but for the socket.
 pub fn router(api: Api) -> Router {
+    let metrics = api.metrics.clone().map_or_else(Router::new, metrics_router);
     let (routes, document) = described(api.demo.is_some()).split_for_parts();
     let pages = Router::new()
         .route("/", get(docs_page::docs_page))
@@ -112,6 +118,7 @@ pub fn router(api: Api) -> Router {
         .layer(compression());
     routes
         .merge(pages)
+        .merge(metrics)
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(api)

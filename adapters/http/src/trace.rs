@@ -10,6 +10,8 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, info, info_span};
 use uuid::Uuid;
 
+use crate::counted::Counted;
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -28,10 +30,12 @@ pub(crate) async fn trace(request: Request, next: Next) -> Response {
         duration_ms = Empty,
         user.id = Empty,
     );
+    let counted = Counted::begin(&request);
     let line = Line { span: span.clone(), started: Instant::now(), what: "cancelled" };
     let mut response = next.run(request).instrument(span.clone()).await;
     span.record("status", response.status().as_u16());
     line.answered();
+    counted.answered(response.status());
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

@@ -42,6 +42,7 @@ pub use error::ConnectError;
 pub use news::PostgresNews;
 pub use projection::Materializers;
 use projection::Projection;
+pub use session::PoolUse;
 use session::Sessions;
 use sqlx::postgres::PgConnectOptions;
 
@@ -130,6 +131,11 @@ impl PostgresStore {
             projection: Arc::new(projection),
             target,
         })
+    }
+
+    /// What the pools have open: that of plain statements, and that of statements which project.
+    pub fn connections(&self) -> [(&'static str, PoolUse); 2] {
+        [("plain", self.sessions.in_use()), ("projecting", self.projecting.in_use())]
     }
 
     /// Closes all connections, waiting for the calls that are under way. Later calls fail.

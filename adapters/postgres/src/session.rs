@@ -7,6 +7,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Postgres};
+use tracing::{Instrument, debug_span};
 
 use crate::PostgresOptions;
 use crate::error::{self, ConnectError};
@@ -68,6 +69,17 @@ pub(crate) async fn close(connection: PgConnection) {
     }
 }
 
+/// What a pool of connections has open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Connections that are waiting for work.
+    pub idle: usize,
+    /// Connections that are lent out, or being opened.
+    pub busy: usize,
+    /// Connections that may be open.
+    pub max: usize,
+}
+
 /// The store's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
@@ -114,6 +126,10 @@ impl Sessions {
 
     /// Runs one statement, in a transaction of its own, and collects its rows.
     pub(crate) async fn rows(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.run(statement).instrument(debug_span!("sql", db.system.name = "postgresql")).await
+    }
+
+    async fn run(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
         let answer = self.answer(&mut lease.connection, statement);
         let answer = tokio::time::timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| Err(timed_out()));
@@ -144,6 +160,12 @@ impl Sessions {
         let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
         sqlx::raw_sql(BEGIN).execute(&mut *lease.connection).await?;
         Ok(Open { lease })
+    }
+
+    /// What the pool has open now.
+    pub(crate) fn in_use(&self) -> PoolUse {
+        let (open, idle) = (self.pool.size() as usize, self.pool.num_idle());
+        PoolUse { idle, busy: open.saturating_sub(idle), max: self.pool.options().get_max_connections() as usize }
     }
 
     /// Closes all connections.

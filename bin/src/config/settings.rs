@@ -20,6 +20,8 @@ use crate::logging;
 pub(crate) struct Settings {
     #[serde(deserialize_with = "from_text")]
     pub(crate) listen: Listen,
+    #[serde(deserialize_with = "from_text_if_any")]
+    pub(crate) metrics_listen: Option<Listen>,
     #[serde(deserialize_with = "from_text")]
     pub(crate) database_url: DatabaseUrl,
     pub(crate) schema_version: u32,
@@ -33,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) auth: Auth,
     pub(crate) projection: Projection,
     pub(crate) retention: Retention,
+    pub(crate) otlp: Otlp,
     pub(super) tables: Vec<Table>,
 }
 
@@ -40,6 +43,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: Listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
+            metrics_listen: None,
             database_url: DatabaseUrl::Sqlite("outrigger.db".into()),
             schema_version: 1,
             demo: None,
@@ -51,6 +55,7 @@ impl Default for Settings {
             auth: Auth::default(),
             projection: Projection::default(),
             retention: Retention::default(),
+            otlp: Otlp::default(),
             tables: Vec::new(),
         }
     }
@@ -144,6 +149,21 @@ impl Default for Retention {
     fn default() -> Self {
         let days = |days: u64| Age(Duration::from_secs(days * 86_400));
         Self { superseded_after: days(7), tombstones_after: days(90), keys_after: days(90), every: days(1) }
+    }
+}
+
+/// Where traces go, if anywhere.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Otlp {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) service_name: String,
+    pub(crate) sample_ratio: f64,
+}
+
+impl Default for Otlp {
+    fn default() -> Self {
+        Self { endpoint: None, service_name: "outrigger".into(), sample_ratio: 1.0 }
     }
 }
 
@@ -283,6 +303,10 @@ impl fmt::Display for DatabaseUrl {
 
 fn from_text<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     String::deserialize(from)?.parse().map_err(de::Error::custom)
+}
+
+fn from_text_if_any<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(de::Error::custom)).transpose()
 }
 
 fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {

@@ -137,6 +137,7 @@ impl Server {
             authenticator: Arc::new(Trusting),
             schema_version: 1,
             body_bytes_max: options.body_bytes_max,
+            metrics: None,
             demo: None,
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");

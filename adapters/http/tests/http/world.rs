@@ -126,6 +126,7 @@ impl Setup {
             authenticator: Arc::new(Trusting),
             schema_version: 7,
             body_bytes_max: self.body_bytes_max,
+            metrics: None,
             demo: self.demo.then(|| Demo { issuer: Arc::new(Trusting) }),
         }
     }

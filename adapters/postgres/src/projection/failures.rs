@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use outrigger_application::StoreError;
 use outrigger_application::ports::projection::{Failure, FailureFilter};
+use outrigger_application::{StoreError, measures};
 use outrigger_domain::change::OpKind;
 use outrigger_domain::{Payload, RowKey, RowVersion, TableName, UserId};
 use sqlx::postgres::PgRow;
@@ -64,6 +64,7 @@ pub(crate) async fn record(
     }
     let rows: Vec<&NetChange<'_>> = failed.keys().map(|&position| &rows[position]).collect();
     tracing::warn!(user.id = user.as_str(), rows = rows.len(), "rows could not be projected");
+    rows.iter().for_each(|row| measures::not_projected(&row.key.table));
     sqlx::query(RECORD)
         .bind(user.as_str())
         .bind(TimestampTz(at))

@@ -1,6 +1,7 @@
 //! The table `materialize_failures`.
 
 use jiff::Timestamp;
+use outrigger_application::measures;
 use outrigger_application::ports::projection::{Failure as Recorded, FailureFilter};
 use outrigger_domain::{RowKey, RowVersion, UserId};
 use rusqlite::{Connection, Row as Found, params};
@@ -30,6 +31,7 @@ pub(super) fn clear(tx: &Connection, user: &UserId, key: &RowKey) -> Result<(), 
 
 /// Records that a row was not projected: anew, or as one attempt more at the same version.
 pub(super) fn record(tx: &Connection, user: &UserId, row: &Row, (error, at): (&str, Timestamp)) -> Result<(), Failure> {
+    measures::not_projected(&row.key.table);
     let (table, mut buffer) = (&row.key.table, buffer());
     let (user, schema, name, pk) = (user.as_str(), table.schema(), table.table(), text(row.key.pk, &mut buffer));
     let mut again = tx.prepare_cached(
