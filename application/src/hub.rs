@@ -18,25 +18,28 @@ struct Heard {
     head: ServerSeq,
     /// Who alone made the last change.
     by: Option<SourceId>,
-    /// The last change that somebody else made.
+    /// The last change that somebody else made, or may have made.
     by_others: ServerSeq,
 }
 
 impl Heard {
     /// Takes in news. False if it is none.
-    fn take(&mut self, news: News) -> bool {
-        if news.only == self.by {
-            let is_new = news.head > self.head;
-            self.head = self.head.max(news.head);
-            return is_new;
-        }
-        if news.head > self.head {
-            (self.by_others, self.head, self.by) = (self.head, news.head, news.only);
+    ///
+    /// What nobody has told of, between the end that is known and where the news begins, may be anybody's. So news of
+    /// what lies before that end tells nothing: it has been told of, or counted as anybody's.
+    fn take(&mut self, News { after, head, only, .. }: News) -> bool {
+        if after > self.head {
+            *self = Self { head, by: only, by_others: after };
             return true;
         }
-        let is_new = news.head > self.by_others;
-        self.by_others = self.by_others.max(news.head);
-        is_new
+        if head <= self.head {
+            return false;
+        }
+        if only != self.by {
+            (self.by, self.by_others) = (only, self.head);
+        }
+        self.head = head;
+        true
     }
 
     /// The last change that is news to a source; to all of them if there is none.
@@ -113,9 +116,15 @@ mod tests {
 
     use super::*;
 
+    /// One change.
     fn news(head: i64, only: Option<&str>) -> News {
         let only = only.map(|source| SourceId::parse(source).unwrap());
-        News { user: UserId::parse("alice").unwrap(), head: ServerSeq(head), only }
+        News { user: UserId::parse("alice").unwrap(), after: ServerSeq(head - 1), head: ServerSeq(head), only }
+    }
+
+    /// Where the stream ends, and nothing else.
+    fn end(head: i64) -> News {
+        News { after: ServerSeq(head), ..news(head, None) }
     }
 
     /// What each of two sources, and one that wants to hear of its own changes too, is told beyond 0.
@@ -142,9 +151,19 @@ mod tests {
     fn what_others_did_is_told_though_its_own_change_came_behind_it() {
         assert_eq!(told(&[news(1, Some("tablet")), news(2, Some("phone"))]), [Some(2); 3]);
         assert_eq!(told(&[news(1, None), news(2, Some("phone"))]), [Some(2); 3]);
-        // Also if it is heard of late.
+        // Also if it is heard of late, or not at all.
         assert_eq!(told(&[news(2, Some("phone")), news(1, Some("tablet"))]), [Some(2); 3]);
-        assert_eq!(told(&[news(2, Some("phone")), news(1, Some("phone"))]), [None, Some(2), Some(2)]);
+        assert_eq!(told(&[news(2, Some("phone"))]), [Some(2); 3]);
+        assert_eq!(told(&[news(1, Some("phone")), news(3, Some("phone"))]), [Some(3); 3]);
+        assert_eq!(told(&[end(1), news(2, Some("phone"))]), [Some(2); 3]);
+    }
+
+    #[test]
+    fn where_the_stream_ends_is_no_news_once_it_is_known() {
+        assert_eq!(told(&[news(1, Some("phone")), end(1)]), [None, Some(1), Some(1)]);
+        assert_eq!(told(&[news(1, Some("phone")), end(1), news(2, Some("phone")), end(2)]), [None, Some(2), Some(2)]);
+        assert_eq!(told(&[news(1, Some("phone")), end(2)]), [Some(2); 3]);
+        assert_eq!(told(&[end(3)]), [Some(3); 3]);
     }
 
     #[test]

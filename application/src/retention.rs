@@ -42,6 +42,8 @@ pub struct Report {
     pub tombstones: u64,
     /// Keys of entries that went before.
     pub keys: u64,
+    /// Streams that could not be swept to their end, for what is said in the log.
+    pub failed: u64,
 }
 
 impl AddAssign for Report {
@@ -50,6 +52,7 @@ impl AddAssign for Report {
         self.superseded += more.superseded;
         self.tombstones += more.tombstones;
         self.keys += more.keys;
+        self.failed += more.failed;
     }
 }
 
@@ -76,7 +79,15 @@ impl Retention {
         loop {
             let users = self.store.take_due(after.as_ref(), before(now, since), now, USERS).await?;
             for user in &users {
-                report += self.sweep_user(user).await?;
+                match self.sweep_user(user).await {
+                    Ok(swept) => report += swept,
+                    Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                    // One stream that is damaged does not keep those behind it from being swept.
+                    Err(error) => {
+                        tracing::error!(%error, user.id = user.as_str(), "a stream cannot be swept");
+                        report.failed += 1;
+                    }
+                }
                 progress(&report);
             }
             after = users.last().cloned();
@@ -136,8 +147,8 @@ impl Retention {
             tokio::time::sleep(look_every).await;
             match self.sweep(every, |_| {}).await {
                 Ok(Report { superseded: 0, tombstones: 0, keys: 0, .. }) => {}
-                Ok(Report { users, superseded, tombstones, keys }) => {
-                    tracing::info!(users, superseded, tombstones, keys, "cleared the log");
+                Ok(Report { users, superseded, tombstones, keys, failed }) => {
+                    tracing::info!(users, superseded, tombstones, keys, failed, "cleared the log");
                 }
                 Err(error) => tracing::warn!(%error, "the log cannot be cleared now"),
             }
@@ -200,7 +211,33 @@ mod tests {
             Ok(())
         });
         let report = retention(store).sweep_user(&user()).await.unwrap();
-        assert_eq!(report, Report { users: 1, superseded: 6, tombstones: 0, keys: 2 });
+        assert_eq!(report, Report { users: 1, superseded: 6, tombstones: 0, keys: 2, failed: 0 });
+    }
+
+    #[tokio::test]
+    async fn a_damaged_stream_keeps_no_other_from_being_swept() {
+        let broken = |user: &UserId| user.as_str() == "b";
+        let mut store = MockRetentionStore::new();
+        store
+            .expect_take_due()
+            .once()
+            .returning(|_, _, _, _| Ok(["a", "b", "c"].map(|id| UserId::parse(id).unwrap()).into()));
+        store.expect_prune().times(3).returning(move |user, _, _, _| match broken(user) {
+            true => Err(StoreError::Corrupt { what: "an entry".into() }),
+            false => Ok(PruneStep { superseded: 1, ..PruneStep::default() }),
+        });
+        store.expect_forget_keys().times(2).returning(|_, _, _| Ok((0, false)));
+        store.expect_mark_clean().times(2).returning(|_, _| Ok(()));
+        let report = retention(store).sweep(DAY, |_| {}).await.unwrap();
+        assert_eq!((report.users, report.superseded, report.failed), (2, 2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_sweep_ends_when_the_storage_does_not_answer() {
+        let mut store = MockRetentionStore::new();
+        store.expect_take_due().once().returning(|_, _, _, _| Ok(vec![user(), user()]));
+        store.expect_prune().once().returning(|_, _, _, _| Err(StoreError::Unavailable("down".into())));
+        assert!(retention(store).sweep(DAY, |_| {}).await.is_err());
     }
 
     #[tokio::test]

@@ -68,6 +68,9 @@ impl Snapshots {
         Reset::check_epoch(head, epoch)?;
         Reset::check_epoch(head, from.as_ref().map(|cursor| cursor.epoch))?;
         let as_of = from.as_ref().map_or(head.seq, |cursor| cursor.as_of);
+        if as_of > head.seq {
+            return Err(Reset::CursorAhead { head: head.seq }.into());
+        }
         let mut page = SnapshotPage { rows: Vec::new(), as_of, epoch: head.epoch, next: None };
         let mut room = Room { rows: limit, bytes: PAGE_BYTES_MAX };
         let mut walk = Walk::new(self, user, from).await?;

@@ -176,7 +176,7 @@ impl Inner {
                 measures::settled(&answers, written, head);
                 return Ok(answers);
             }
-            let news = News { user: user.clone(), head, only: only_source(&plan) };
+            let news = News { user: user.clone(), after: plan.head.seq, head, only: only_source(&plan) };
             match store.commit(user, plan).await {
                 Ok(()) => {
                     measures::settled(&answers, written, head);

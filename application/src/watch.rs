@@ -68,6 +68,7 @@ impl Watch {
     pub async fn page(&self, user: &UserId, query: &PageQuery, wait: Duration) -> Result<Page, SyncError> {
         let mut subscription = self.hub.subscribe(user);
         let ends_at = Instant::now() + wait;
+        let mut told = ServerSeq(0);
         loop {
             let page = window::page(query, self.store.page(user, query).await?)?;
             // A window that ends before the end of the stream does not grow any more.
@@ -75,8 +76,10 @@ impl Watch {
             if !page.changes.is_empty() || is_frozen {
                 return Ok(page);
             }
+            // What was heard of and is not there is not waited for by looking again and again.
+            told = told.max(page.window_until);
             tokio::select! {
-                _ = subscription.beyond(page.window_until, query.exclude.as_ref()) => {}
+                heard = subscription.beyond(told, query.exclude.as_ref()) => told = heard,
                 () = tokio::time::sleep_until(ends_at) => return Ok(page),
                 () = self.drain.begun() => return Ok(page),
             }

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use outrigger_bench::Progress;
+use outrigger_bench::snapshot::{self, SnapshotBench};
+use outrigger_bench::sweep::{self, SweepBench};
 use outrigger_bench::watch::{self, WatchBench};
+use tempfile::TempDir;
 
-use crate::cli::{BenchCommand, BenchWatchArgs};
+use crate::cli::{BenchCommand, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs};
 use crate::wire::failed;
 use crate::{Outcome, RunError, output};
 
@@ -24,23 +27,58 @@ impl Progress for Spinner {
 pub(crate) async fn run(command: &BenchCommand) -> Result<Outcome, RunError> {
     match command {
         BenchCommand::Watch(args) => run_watch(args).await,
+        BenchCommand::Snapshot(args) => run_snapshot(args).await,
+        BenchCommand::Sweep(args) => run_sweep(args).await,
     }
 }
 
 async fn run_watch(args: &BenchWatchArgs) -> Result<Outcome, RunError> {
-    let folder = tempfile::tempdir().map_err(|error| failed("cannot make a folder for the benchmark", error))?;
-    let file = || format!("sqlite://{}", folder.path().join("bench.db").display());
+    let (_folder, database_url) = database(args.database_url.as_ref())?;
     let bench = WatchBench {
-        database_url: args.database_url.clone().unwrap_or_else(file),
+        database_url,
         changes: args.changes,
         crowd: args.crowd,
         idle: args.idle,
         idle_for: Duration::from_secs(args.seconds.into()),
     };
     let spinner = Spinner(output::spinner());
-    let report = watch::run(&bench, &spinner).await.map_err(|error| failed("the benchmark stopped", error))?;
+    let report = watch::run(&bench, &spinner).await.map_err(stopped)?;
     spinner.0.finish_and_clear();
-    let text = if args.json { serde_json::to_string(&report).unwrap_or_default() + "\n" } else { report.table() };
+    print(if args.json { serde_json::to_string(&report).ok() } else { None }, report.table())
+}
+
+async fn run_snapshot(args: &BenchSnapshotArgs) -> Result<Outcome, RunError> {
+    let (_folder, database_url) = database(args.database_url.as_ref())?;
+    let &BenchSnapshotArgs { rows, payload_bytes, rounds, .. } = args;
+    let spinner = Spinner(output::spinner());
+    let bench = SnapshotBench { database_url, rows, payload_bytes, rounds };
+    let report = snapshot::run(&bench, &spinner).await.map_err(stopped)?;
+    spinner.0.finish_and_clear();
+    print(if args.json { serde_json::to_string(&report).ok() } else { None }, report.table())
+}
+
+async fn run_sweep(args: &BenchSweepArgs) -> Result<Outcome, RunError> {
+    let (_folder, database_url) = database(args.database_url.as_ref())?;
+    let bench = SweepBench { database_url, rows: args.rows, payload_bytes: args.payload_bytes };
+    let spinner = Spinner(output::spinner());
+    let report = sweep::run(&bench, &spinner).await.map_err(stopped)?;
+    spinner.0.finish_and_clear();
+    print(if args.json { serde_json::to_string(&report).ok() } else { None }, report.table())
+}
+
+/// The database that was named, or a file in a folder that is removed with the answer.
+fn database(named: Option<&String>) -> Result<(TempDir, String), RunError> {
+    let folder = tempfile::tempdir().map_err(|error| failed("cannot make a folder for the benchmark", error))?;
+    let url = named.cloned().unwrap_or_else(|| format!("sqlite://{}", folder.path().join("bench.db").display()));
+    Ok((folder, url))
+}
+
+fn stopped(error: outrigger_bench::BenchError) -> RunError {
+    failed("the benchmark stopped", error)
+}
+
+fn print(json: Option<String>, table: String) -> Result<Outcome, RunError> {
+    let text = json.map_or(table, |json| json + "\n");
     output::unless_closed(stdout().write_all(text.as_bytes())).map_err(|error| failed("cannot write", error))?;
     Ok(Outcome::Done)
 }

@@ -189,6 +189,47 @@ pub(crate) struct RestoreMarkArgs {
 pub(crate) enum BenchCommand {
     /// How soon devices hear of a change, and what it costs that they listen.
     Watch(BenchWatchArgs),
+    /// How long the first sync of a new device takes, next to COPY of the same rows.
+    Snapshot(BenchSnapshotArgs),
+    /// How long uploads take while the log of their user is cleared.
+    Sweep(BenchSweepArgs),
+}
+
+/// The flags of `bench snapshot`.
+#[derive(Args)]
+pub(crate) struct BenchSnapshotArgs {
+    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Rows of the user
+    #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rows: u32,
+    /// Bytes of each row's payload
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(32..=100_000))]
+    pub(crate) payload_bytes: u32,
+    /// Rounds, of which the fastest counts
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The flags of `bench sweep`.
+#[derive(Args)]
+pub(crate) struct BenchSweepArgs {
+    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
+    #[arg(long, value_name = "URL")]
+    pub(crate) database_url: Option<String>,
+    /// Rows of the user, each with three entries to be cleared
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
+    pub(crate) rows: u32,
+    /// Bytes of each payload
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(32..=100_000))]
+    pub(crate) payload_bytes: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The flags of `bench watch`.

@@ -53,11 +53,14 @@ pub(crate) async fn run(config: &Config, args: &CompactArgs) -> Result<Outcome, 
         }
     };
     bar.finish_and_clear();
-    let Report { users, superseded, tombstones, keys } = report;
+    let Report { users, superseded, tombstones, keys, failed } = report;
     let _ = writeln!(
         stdout(),
         "{users} users swept: {superseded} superseded entries, {tombstones} deletions and {keys} keys cleared"
     );
+    if failed > 0 {
+        return Err(RunError::Failed(format!("{failed} users could not be swept; the log says why")));
+    }
     Ok(Outcome::Done)
 }
 

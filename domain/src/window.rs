@@ -56,13 +56,15 @@ impl Reset {
     /// Refuses a cursor from which the stream can not be followed.
     ///
     /// A device without a cursor has nothing that could be deleted, so it may page through what is kept. On its later
-    /// pages it is told from one that was away for long by its window: that was opened after the last pruning.
+    /// pages it is told from one that was away for long by its window: that was opened after the last pruning. One that
+    /// names an epoch has been in touch before, and may have rows of its own though it has downloaded nothing yet.
     pub fn check(head: StreamHead, kept: Kept, query: &PageQuery) -> Result<(), Self> {
         Self::check_epoch(head, query.epoch)?;
         if query.after > head.seq {
             return Err(Self::CursorAhead { head: head.seq });
         }
-        let is_new = query.after == ServerSeq(0) || query.until.is_some_and(|until| until >= kept.moved_at);
+        let is_new = (query.after == ServerSeq(0) && query.epoch.is_none())
+            || query.until.is_some_and(|until| until >= kept.moved_at);
         if query.after < kept.floor && !is_new {
             return Err(Self::HistoryPruned { floor: kept.floor });
         }
@@ -171,6 +173,15 @@ mod tests {
         ] {
             assert_eq!(Reset::check(head, kept, &query(after, until)), expected, "{after} {until:?}");
         }
+    }
+
+    #[test]
+    fn a_device_at_the_beginning_that_was_here_before_is_refused_too() {
+        let head = StreamHead { seq: ServerSeq(20), epoch: Epoch(Uuid::from_u128(7)) };
+        let named = PageQuery { epoch: Some(head.epoch), ..query(0, None) };
+        let kept = Kept { floor: ServerSeq(10), moved_at: ServerSeq(15) };
+        assert_eq!(Reset::check(head, kept, &named), Err(Reset::HistoryPruned { floor: ServerSeq(10) }));
+        assert_eq!(Reset::check(head, Kept::default(), &named), Ok(()));
     }
 
     #[test]

@@ -45,7 +45,8 @@ struct DownloadParams {
     /// Seconds to hold the request if there is nothing to download yet.
     #[param(minimum = 0, maximum = 60, default = 0, required = false)]
     wait: u64,
-    /// The epoch that `after` is of; another one than the stream's is refused.
+    /// The epoch that `after` is of; another one than the stream's is refused. Without one, `after` = 0 is a device that
+    /// has no rows yet; a device that names it has been here before, and gets a 410 when deletions were forgotten.
     epoch: Option<Uuid>,
 }
 

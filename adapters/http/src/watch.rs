@@ -69,8 +69,10 @@ pub(crate) async fn watch(
     headers: HeaderMap,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    let query = WatchParams::read(&pairs, &headers)?;
-    api.contacts.note(&caller, query.after);
+    let params = WatchParams::read(&pairs)?;
+    // The last event says what the device was told of, and not what it has.
+    api.contacts.note(&caller, params.after.map(ServerSeq));
+    let query = params.query(last_event(&headers)?);
     let watcher = api.watch.open(&caller, &query).await?;
     let retry = Duration::from_millis(fastrand::u64(RETRY_MIN_MS..=RETRY_MAX_MS));
     let events = stream::unfold((watcher, Some(retry)), event);
@@ -93,18 +95,24 @@ async fn event((mut watcher, retry): Watching) -> Option<(Result<Event, Infallib
 }
 
 impl WatchParams {
-    fn read(pairs: &[(String, String)], headers: &HeaderMap) -> Result<WatchQuery, ApiError> {
-        let params = Self {
+    fn read(pairs: &[(String, String)]) -> Result<Self, ApiError> {
+        Ok(Self {
             after: params::number(pairs, "after", 0..=i64::MAX)?,
             include_self: params::flag(pairs, "include_self")?,
             epoch: params::epoch(pairs)?.map(|epoch| epoch.0),
-        };
-        let last = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or_default());
-        let last = last.map(|text| params::read_number(text, "Last-Event-ID", 0..=i64::MAX)).transpose()?;
-        Ok(WatchQuery {
-            after: last.or(params.after).map(ServerSeq),
-            epoch: params.epoch.map(Epoch),
-            include_self: params.include_self,
         })
     }
+
+    fn query(self, last_event: Option<i64>) -> WatchQuery {
+        WatchQuery {
+            after: last_event.or(self.after).map(ServerSeq),
+            epoch: self.epoch.map(Epoch),
+            include_self: self.include_self,
+        }
+    }
+}
+
+fn last_event(headers: &HeaderMap) -> Result<Option<i64>, ApiError> {
+    let last = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or_default());
+    last.map(|text| params::read_number(text, "Last-Event-ID", 0..=i64::MAX)).transpose()
 }

@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::ports::retention::{PruneStep, RetentionStore};
+use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
 use outrigger_application::ports::store::StoreError;
-use outrigger_domain::retention::{Aged, Cutoffs, Fate, STEP_ENTRIES_MAX, Sweep};
+use outrigger_domain::retention::{Aged, Cutoffs, Fate, STEP_BYTES_MAX, STEP_ENTRIES_MAX, Sweep};
 use outrigger_domain::{Epoch, LoggedPayload, ServerSeq, UserId};
 
 use crate::{Key, MemoryStore, PrunedKey, Stream};
@@ -13,9 +13,9 @@ impl Stream {
     /// Sorts the entries of one step. Gives those that go, and the step with nothing counted yet.
     fn sort(&self, cutoffs: Cutoffs, after: ServerSeq) -> (Vec<(ServerSeq, Fate)>, PruneStep) {
         let mut step = PruneStep { head: self.last, ..PruneStep::default() };
-        let (mut sweep, mut fates) = (Sweep::new(cutoffs), Vec::new());
+        let (mut sweep, mut fates, mut bytes) = (Sweep::new(cutoffs), Vec::new(), 0);
         for (&server_id, change) in self.log.range(after.next()..) {
-            if fates.len() == STEP_ENTRIES_MAX as usize {
+            if fates.len() == STEP_ENTRIES_MAX as usize || bytes >= STEP_BYTES_MAX {
                 step.next = fates.last().map(|&(seq, _)| seq);
                 break;
             }
@@ -23,6 +23,9 @@ impl Stream {
             let (op, version, at) = (change.op, change.version, change.at);
             let aged = Aged { server_id, at, op, version, row_version: row.version, is_projected: row.ours };
             let Some(fate) = sweep.fate(&aged) else { break };
+            if fate == Fate::Superseded {
+                bytes += change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
+            }
             fates.push((server_id, fate));
         }
         step.left = sweep.left;
@@ -52,7 +55,7 @@ impl RetentionStore for MemoryStore {
         let mut state = self.state();
         let is_due = |(user, stream): &(&UserId, &mut Stream)| {
             after.is_none_or(|after| *user > after)
-                && stream.swept_at.is_none_or(|swept| swept < before)
+                && stream.swept_at.is_none_or(|swept| swept < before || swept > cannot_be(before, at))
                 && stream.clean_at != Some(stream.last)
         };
         let mut due: Vec<_> = state.users.iter_mut().filter(is_due).collect();

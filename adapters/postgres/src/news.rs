@@ -114,9 +114,11 @@ impl Inner {
     fn put(&self, news: News) {
         let mut untold = self.untold();
         let known = untold.entry(news.user.clone()).or_insert_with(|| news.clone());
-        if known.only != news.only {
+        // What lies between the two is told by somebody else.
+        if known.only != news.only || news.after > known.head || news.head < known.after {
             known.only = None;
         }
+        known.after = known.after.min(news.after);
         known.head = known.head.max(news.head);
     }
 
@@ -180,6 +182,8 @@ impl Inner {
         listener.listen(CHANNEL).await?;
         // What came before is not heard any more, so it has to be looked for.
         self.look_once().await;
+        // Nor can it be known who is there: those that are say so within a moment.
+        self.heard_other_at.store(self.now_ms(), Ordering::Relaxed);
         if self.is_deaf.swap(false, Ordering::Relaxed) {
             tracing::debug!("other nodes can be heard");
         }
@@ -222,7 +226,8 @@ impl Inner {
             for row in rows {
                 let user = row.try_get(0).ok().and_then(|user| UserId::parse(user).ok());
                 if let (Some(user), Ok(head)) = (user, row.try_get(1)) {
-                    self.hub.announce(News { user, head: ServerSeq(head), only: None });
+                    let head = ServerSeq(head);
+                    self.hub.announce(News { user, after: head, head, only: None });
                 }
             }
         }

@@ -7,12 +7,14 @@
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::StoreError;
-use outrigger_application::ports::retention::{PruneStep, RetentionStore};
+use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
 use outrigger_domain::change::OpKind;
 use outrigger_domain::retention::{Aged, Cutoffs, Fate, STEP_BYTES_MAX, STEP_ENTRIES_MAX, Sweep};
 use outrigger_domain::{Epoch, Payload, RowVersion, ServerSeq, UserId};
+use sqlx::Postgres;
 use sqlx::Row;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::PostgresStore;
@@ -24,7 +26,8 @@ use crate::timestamp::TimestampTz;
 const TAKE_DUE: &str = "
 WITH due AS (
     SELECT user_id FROM sync.user_stream
-    WHERE user_id > $1 AND (swept_at IS NULL OR swept_at < $2) AND clean_at IS DISTINCT FROM last_server_id
+    WHERE user_id > $1 AND (swept_at IS NULL OR swept_at < $2 OR swept_at > $5)
+      AND clean_at IS DISTINCT FROM last_server_id
     ORDER BY user_id
     LIMIT $4
     FOR UPDATE SKIP LOCKED
@@ -60,12 +63,15 @@ const SUPERSEDED: &str = "
 WITH gone AS (
     DELETE FROM sync.server_change_log WHERE user_id = $1 AND server_id = ANY ($2)
     RETURNING server_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, server_version
+), remembered AS (
+    INSERT INTO sync.sync_pruned_key (
+        user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, digest, server_version, pruned_at
+    )
+    SELECT $1, g.source_id, g.source_change_id, g.op, g.schema_name, g.table_name, g.pk_uuid, d.digest,
+           g.server_version, $4
+    FROM gone g JOIN unnest($2::int8[], $3::bytea[]) AS d (server_id, digest) ON d.server_id = g.server_id
 )
-INSERT INTO sync.sync_pruned_key (
-    user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, digest, server_version, pruned_at
-)
-SELECT $1, g.source_id, g.source_change_id, g.op, g.schema_name, g.table_name, g.pk_uuid, d.digest, g.server_version, $4
-FROM gone g JOIN unnest($2::int8[], $3::bytea[]) AS d (server_id, digest) ON d.server_id = g.server_id";
+SELECT count(*) FROM gone";
 
 /// `turn` has a row if the stream still ended at $2 and ends behind it now. Then nobody has written for this user since
 /// the entries were sorted.
@@ -125,7 +131,8 @@ impl RetentionStore for PostgresStore {
             .bind(after.map_or("", UserId::as_str))
             .bind(TimestampTz(before))
             .bind(TimestampTz(at))
-            .bind(i64::from(limit));
+            .bind(i64::from(limit))
+            .bind(TimestampTz(cannot_be(before, at)));
         let rows = self.sessions.rows(statement).await.map_err(from_sqlx)?;
         let user = |row: &PgRow| {
             let text: &str = row.try_get(0).map_err(from_sqlx)?;
@@ -151,8 +158,7 @@ impl RetentionStore for PostgresStore {
                 .bind(&sorted.superseded)
                 .bind(&sorted.digests)
                 .bind(TimestampTz(at));
-            self.sessions.rows(statement).await.map_err(from_commit)?;
-            step.superseded = sorted.superseded.len() as u64;
+            step.superseded = self.count(statement).await?;
         }
         if !sorted.tombstones.is_empty() {
             let statement = sqlx::query(TOMBSTONES)
@@ -160,12 +166,14 @@ impl RetentionStore for PostgresStore {
                 .bind(step.head.0)
                 .bind(&sorted.tombstones)
                 .bind(TimestampTz(at));
-            let answer = self.sessions.rows(statement).await.map_err(from_commit)?;
-            let turns: i64 = answer.first().map_or(Ok(0), |row| row.try_get(0)).map_err(from_sqlx)?;
-            if turns == 0 {
+            if self.count(statement).await? == 1 {
+                step.tombstones = sorted.tombstones.len() as u64;
+            } else if step.superseded > 0 {
+                // What went is counted, and the same step is taken again for the rest.
+                step.next = Some(after);
+            } else {
                 return Err(StoreError::Contention);
             }
-            step.tombstones = sorted.tombstones.len() as u64;
         }
         Ok(step)
     }
@@ -201,6 +209,13 @@ struct Sorted {
 }
 
 impl PostgresStore {
+    /// The number that a statement answers which writes.
+    async fn count(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        let rows = self.sessions.rows(statement).await.map_err(from_commit)?;
+        let count: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(from_sqlx)?;
+        Ok(count.unsigned_abs())
+    }
+
     /// However long it takes: it is as long as there are streams.
     async fn mark(&self, epoch: Uuid, skip: i64) -> Result<(), sqlx::Error> {
         let mut tx = self.sessions.begin().await?;

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use outrigger_application::ports::retention::{PruneStep, RetentionStore};
+use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
 use outrigger_application::ports::store::StoreError;
 use outrigger_domain::retention::{Aged, Cutoffs, Fate, STEP_BYTES_MAX, STEP_ENTRIES_MAX, Sweep};
 use outrigger_domain::{Epoch, RowVersion, ServerSeq, UserId};
@@ -91,10 +91,10 @@ fn take_due(
     limit: u32,
 ) -> Result<Vec<UserId>, Failure> {
     let mut due = tx.prepare_cached(
-        "SELECT user_id FROM user_stream WHERE user_id > ?1 AND (swept_at IS NULL OR swept_at < ?2) \
+        "SELECT user_id FROM user_stream WHERE user_id > ?1 AND (swept_at IS NULL OR swept_at < ?2 OR swept_at > ?4) \
          AND clean_at IS NOT last_server_id ORDER BY user_id LIMIT ?3",
     )?;
-    let mut rows = due.query(params![after, text(before), limit])?;
+    let mut rows = due.query(params![after, text(before), limit, text(cannot_be(before, at))])?;
     let mut users = Vec::new();
     while let Some(row) = rows.next()? {
         users.push(parsed(row, 0, UserId::parse)?);

@@ -7,9 +7,11 @@ use outrigger_domain::{ServerSeq, SourceId, UserId};
 pub struct News {
     /// Whose stream.
     pub user: UserId,
+    /// Where it ended before. The same as `head` if all that is known is where it ends.
+    pub after: ServerSeq,
     /// Where it ends now.
     pub head: ServerSeq,
-    /// The source that made all of the new changes; none if several did, or nobody knows.
+    /// The source that made all changes between the two; none if several did, or nobody knows.
     pub only: Option<SourceId>,
 }
 

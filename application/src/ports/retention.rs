@@ -22,6 +22,12 @@ pub struct PruneStep {
     pub head: ServerSeq,
 }
 
+/// From when on a stream cannot have been taken: a node's clock was wrong then, or is wrong now. Clocks may differ by as
+/// much as two sweeps of a stream are apart.
+pub fn cannot_be(before: Timestamp, at: Timestamp) -> Timestamp {
+    at.checked_add(at.duration_since(before)).unwrap_or(Timestamp::MAX)
+}
+
 /// The storage as something that is cleared of what nobody needs any more.
 ///
 /// Every call is a bounded piece of work, and holds up no upload for longer than that.
@@ -37,7 +43,7 @@ pub struct PruneStep {
 pub trait RetentionStore: Send + Sync {
     /// Takes up to `limit` users behind `after`, in their order, whose streams were last taken before `before` and
     /// have changed since or have something left to go; they count as taken at `at`. Of two nodes that ask at once
-    /// only one is given a user.
+    /// only one is given a user. A stream that was taken at a time which [cannot be](cannot_be) counts as not taken.
     #[cfg_attr(any(test, feature = "mock"), mockall::concretize)]
     async fn take_due(
         &self,

@@ -92,7 +92,8 @@ async fn a_commit_is_announced_and_nothing_else_is() {
     let mut answers = vec![Ok(()), Err(StoreError::Unavailable("down".into()))].into_iter();
     store.expect_commit().times(2).returning(move |_, _| answers.next().unwrap());
     let mut notifier = MockNotifier::new();
-    let expected = News { user: user(), head: ServerSeq(9), only: Some(SourceId::parse("phone").unwrap()) };
+    let only = Some(SourceId::parse("phone").unwrap());
+    let expected = News { user: user(), after: ServerSeq(7), head: ServerSeq(9), only };
     notifier.expect_announce().once().withf(move |news| *news == expected).return_const(());
     let service = telling(store, notifier);
     service.upload(&user(), inserts(&service, [1, 2])).await.unwrap();

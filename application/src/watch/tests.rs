@@ -35,7 +35,7 @@ fn at(seq: i64) -> (Watch, Hub, Drain) {
 
 fn news(hub: &Hub, seq: i64, source: Option<&str>) {
     let only = source.map(|source| SourceId::parse(source).unwrap());
-    hub.announce(News { user: caller(0).user, head: ServerSeq(seq), only });
+    hub.announce(News { user: caller(0).user, after: ServerSeq(seq - 1), head: ServerSeq(seq), only });
 }
 
 const EVERYTHING: WatchQuery = WatchQuery { after: None, epoch: None, include_self: false };
@@ -102,14 +102,13 @@ async fn a_device_that_cannot_go_on_is_told_so() {
 
 /// A store whose stream is as long as the number says; all of it is another device's.
 fn growing() -> (MockSyncStore, Arc<AtomicI64>) {
-    let (length, shared) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
+    let length = Arc::new(AtomicI64::new(0));
     let (mut store, seen) = (MockSyncStore::new(), Arc::clone(&length));
     store.expect_page().returning(move |_, query| {
         let end = seen.load(Ordering::SeqCst);
         let changes = (query.after.0 + 1..=end).map(change).collect();
         Ok(Slice { head: head(end), changes, ..Slice::default() })
     });
-    drop(shared);
     (store, length)
 }
 
@@ -163,4 +162,22 @@ async fn a_page_is_not_held_longer_than_asked_for_nor_by_a_server_that_stops() {
     drain.begin();
     watch.page(&user, &query(None), Duration::from_secs(30)).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_of_what_the_store_does_not_have_is_looked_for_once() {
+    let (mut store, looks) = (MockSyncStore::new(), Arc::new(AtomicI64::new(0)));
+    let seen = Arc::clone(&looks);
+    store.expect_page().returning(move |_, _| {
+        assert!(seen.fetch_add(1, Ordering::SeqCst) < 10, "it looks again and again");
+        Ok(Slice { head: head(0), ..Slice::default() })
+    });
+    let (watch, hub, _) = watch(store);
+    let (user, query) = (caller(0).user, query(None));
+    let mut held = std::pin::pin!(watch.page(&user, &query, Duration::from_secs(30)));
+    assert!(held.as_mut().now_or_never().is_none());
+    // As from a database that has fallen back to a copy which lacks the last commits.
+    news(&hub, 9, None);
+    assert!(held.await.unwrap().changes.is_empty());
+    assert_eq!(looks.load(Ordering::SeqCst), 2);
 }

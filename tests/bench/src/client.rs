@@ -59,6 +59,33 @@ impl Client {
         Ok(answer)
     }
 
+    /// A stream of lines that is read and dropped: its bytes, and its last ones.
+    pub(crate) async fn lines(
+        &mut self,
+        path: &str,
+        encoding: Option<&'static str>,
+    ) -> Result<(u64, Bytes), BenchError> {
+        let mut request = Request::builder().uri(path).header("host", &self.host);
+        request = request.header("authorization", &self.authorization).header("accept", "application/x-ndjson");
+        if let Some(encoding) = encoding {
+            request = request.header("accept-encoding", encoding);
+        }
+        self.sender.ready().await?;
+        let request = request.body(Full::default()).map_err(BenchError::other)?;
+        let response = self.sender.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(BenchError::Refused(format!("{path}: {}", response.status())));
+        }
+        let (mut body, mut bytes, mut last) = (response.into_body(), 0, Bytes::new());
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                bytes += data.len() as u64;
+                last = data;
+            }
+        }
+        Ok((bytes, last))
+    }
+
     /// Events as they come.
     pub(crate) async fn watch(&mut self) -> Result<Events, BenchError> {
         let response = self.send("GET", "/sync/watch", Bytes::new()).await?;

@@ -2,7 +2,9 @@
 
 mod client;
 mod server;
+pub mod snapshot;
 mod stats;
+pub mod sweep;
 pub mod watch;
 
 /// Why nothing was measured.

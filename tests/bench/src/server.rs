@@ -11,7 +11,8 @@ use outrigger_jwt::{JwtIssuer, JwtOptions};
 
 use crate::BenchError;
 
-const SECRET: &str = "a secret of benchmarks, long enough to be taken";
+/// What the servers of a run check tokens with.
+pub(crate) const SECRET: &str = "a secret of benchmarks, long enough to be taken";
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// The tables that a run uploads to.
@@ -93,6 +94,17 @@ impl Cost {
         Self { cpu: cpu(&read("stat")), memory: kib("VmRSS:") * 1024, memory_peak: kib("VmHWM:") * 1024 }
     }
 
+    /// Time on a core of a process's parent and all that this has started, those included that have ended.
+    pub(crate) fn cpu_of_siblings(pid: u32) -> Duration {
+        let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let Some(parent) = field(&stat(pid), 1) else { return Duration::ZERO };
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+        let running = children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(|pid| cpu(&stat(pid)));
+        let line = stat(parent as u32);
+        let ended = [13, 14].map(|at| field(&line, at).unwrap_or(0)).iter().sum::<u64>();
+        running.sum::<Duration>() + cpu(&line) + Duration::from_millis(10 * ended)
+    }
+
     /// The same without what was used before.
     pub(crate) fn since(self, before: Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(before.cpu), ..self }
@@ -101,10 +113,14 @@ impl Cost {
 
 /// User and system time of a line of /proc/PID/stat, in its unit of a hundredth of a second.
 fn cpu(stat: &str) -> Duration {
-    // The name of the program may hold anything but ends at the last parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    let ticks = |at| field(stat, at).unwrap_or(0);
     Duration::from_millis(10 * (ticks(11) + ticks(12)))
+}
+
+/// A number in a line of /proc/PID/stat, counted from behind the name of the program.
+fn field(stat: &str, at: usize) -> Option<u64> {
+    // The name may hold anything but ends at the last parenthesis.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(at)?.parse().ok()
 }
 
 #[cfg(test)]

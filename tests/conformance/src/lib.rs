@@ -50,10 +50,12 @@ macro_rules! long_lived_suite {
             retention::a_forgotten_row_can_be_made_again,
             retention::numbers_are_never_used_twice,
             retention::a_sweep_works_through_a_long_stream_in_steps,
+            retention::a_step_is_bounded_in_entries_and_in_bytes,
             retention::an_upload_that_was_planned_before_a_pruning_is_planned_anew,
             retention::streams_are_taken_once_and_not_again_while_nothing_can_go,
             retention::uploads_during_sweeps_lose_nothing,
             retention::users_are_swept_each_by_itself,
+            retention::a_clock_that_was_wrong_does_not_end_the_sweeps,
             forgetting::a_key_outlives_its_entry_and_its_row,
             forgetting::a_replay_of_a_forgotten_change_is_a_conflict,
             forgetting::a_forgotten_number_changes_nothing_for_other_sources,
@@ -62,6 +64,7 @@ macro_rules! long_lived_suite {
             forgetting::a_forgotten_row_leaves_no_failures_behind,
             resets::a_device_behind_the_floor_starts_again,
             resets::a_new_device_pages_through_what_is_left,
+            resets::a_device_that_was_here_before_and_has_downloaded_nothing_starts_again,
             resets::an_epoch_is_the_same_for_every_node_and_before_the_first_change,
             resets::another_epoch_is_refused,
             resets::a_restored_database_begins_another_epoch,
@@ -71,6 +74,7 @@ macro_rules! long_lived_suite {
             snapshots::a_snapshot_during_uploads_misses_nothing,
             snapshots::a_page_of_large_rows_is_cut_short,
             snapshots::users_see_their_own_rows,
+            snapshots::a_page_that_was_made_up_harms_nobody,
         }
     };
 }

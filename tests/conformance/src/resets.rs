@@ -52,6 +52,25 @@ pub async fn a_new_device_pages_through_what_is_left<B: LongLived>(world: &World
     assert!(phone.try_page(&asked).await.is_ok());
 }
 
+/// Its own row was deleted elsewhere: at the beginning of the stream it is no new device, and names the epoch.
+pub async fn a_device_that_was_here_before_and_has_downloaded_nothing_starts_again<B: LongLived>(world: &World<B>) {
+    let (phone, tablet) = (world.device("alice", "phone"), world.device("alice", "tablet"));
+    let epoch = phone.epoch().await;
+    let mut asked = query(0, 10);
+    asked.epoch = Some(epoch);
+    phone.try_upload([insert(1, pk(1), "{}")], epoch).await.expect("it is the stream's epoch");
+    assert!(phone.try_page(&asked).await.is_ok());
+    tablet.apply([delete(1, pk(1), 1)]).await;
+    world.clock.pass_days(91);
+    assert_eq!(world.sweep().await.tombstones, 1);
+    assert_eq!(phone.try_page(&asked).await, Err(Reset::HistoryPruned { floor: ServerSeq(2) }));
+    // The snapshot leads behind what was pruned.
+    let (rows, as_of) = phone.rows(10).await;
+    assert!(rows.is_empty());
+    asked.after = as_of;
+    assert!(phone.try_page(&asked).await.is_ok());
+}
+
 /// An epoch that changed with the first change would send devices back for nothing.
 pub async fn an_epoch_is_the_same_for_every_node_and_before_the_first_change<B: LongLived>(world: &World<B>) {
     let phone = world.device("alice", "phone");

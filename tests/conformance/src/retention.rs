@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use outrigger_application::StoreError;
 use outrigger_domain::limits::UploadLimits;
-use outrigger_domain::{Planner, Reason, Wanted};
+use outrigger_domain::retention::{Cutoffs, STEP_BYTES_MAX, STEP_ENTRIES_MAX};
+use outrigger_domain::{Planner, Reason, ServerSeq, Wanted};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -150,6 +151,37 @@ pub async fn a_sweep_works_through_a_long_stream_in_steps<B: LongLived>(world: &
     assert_eq!(world.sweep().await.keys, 600);
 }
 
+/// An upload waits for one step at the most.
+pub async fn a_step_is_bounded_in_entries_and_in_bytes<B: LongLived>(world: &World<B>) {
+    let retention = world.backend.retention().await;
+    let now = || outrigger_application::Clock::now(&*world.clock);
+    let step = async |device: &Device, after| {
+        let cutoffs = Cutoffs::new(now(), now());
+        retention.prune(&device.user, cutoffs, after, now()).await.expect("storage works")
+    };
+    let phone = world.device("alice", "phone");
+    let entries = STEP_ENTRIES_MAX as i64 + 1;
+    for first in (1..=entries).step_by(UPLOAD_CHANGES_MAX) {
+        let change = |n: i64| if n == 1 { insert(1, pk(1), "{}") } else { update(n, pk(1), n - 1, "{}") };
+        phone.apply((first..=entries.min(first + UPLOAD_CHANGES_MAX as i64 - 1)).map(change).collect::<Vec<_>>()).await;
+    }
+    let large = world.device("bob", "phone");
+    for n in 1..=6 {
+        let payload = format!("{{\"text\":\"{}\"}}", "x".repeat(PAYLOAD_BYTES_MAX - 100));
+        large.apply([if n == 1 { insert(n, pk(1), payload) } else { update(n, pk(1), n - 1, payload) }]).await;
+    }
+    world.clock.pass_days(1);
+    let first = step(&phone, ServerSeq(0)).await;
+    assert_eq!((first.superseded, first.next), (entries as u64 - 1, Some(ServerSeq(entries - 1))));
+    let second = step(&phone, ServerSeq(entries - 1)).await;
+    assert_eq!((second.superseded, second.next), (0, None));
+    let first = step(&large, ServerSeq(0)).await;
+    let most = (STEP_BYTES_MAX / (PAYLOAD_BYTES_MAX - 100) + 1) as u64;
+    assert!((1..=most).contains(&first.superseded) && first.next.is_some(), "{first:?}");
+    let second = step(&large, first.next.unwrap_or_default()).await;
+    assert_eq!((first.superseded + second.superseded, second.next), (5, None));
+}
+
 /// The compare and swap covers what is forgotten too.
 pub async fn an_upload_that_was_planned_before_a_pruning_is_planned_anew<B: LongLived>(world: &World<B>) {
     let (phone, store) = (world.device("alice", "phone"), world.store());
@@ -251,4 +283,21 @@ pub async fn users_are_swept_each_by_itself<B: LongLived>(world: &World<B>) {
     assert_eq!(stream(&alice).await, []);
     assert_eq!(stream(&bob).await, [(1, pk(1), 1), (2, pk(1), 2)]);
     assert_eq!(bob.apply([insert(3, pk(1), "{}").at(2)]).await, [3]);
+}
+
+/// A node whose clock was years ahead has taken the stream; nobody waits for that day.
+pub async fn a_clock_that_was_wrong_does_not_end_the_sweeps<B: LongLived>(world: &World<B>) {
+    let phone = world.device("alice", "phone");
+    phone.apply([insert(1, pk(1), "{}"), update(2, pk(1), 1, "{}")]).await;
+    let due = async || world.retention().await.sweep(DAY, |_| {}).await.expect("storage works").users;
+    assert_eq!(due().await, 1);
+    // Clocks differ: who takes a stream a little later by another clock takes nothing.
+    world.clock.advance(-60_000_000);
+    assert_eq!(due().await, 0);
+    world.clock.pass_days(4_000);
+    assert_eq!(due().await, 1);
+    world.clock.advance(-3_990 * 86_400_000_000);
+    phone.apply([update(3, pk(1), 2, "{}")]).await;
+    assert_eq!(due().await, 1);
+    assert_eq!(due().await, 0);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use outrigger_domain::Reset;
 use outrigger_domain::limits::PAGE_BYTES_MAX;
 use tokio::task::JoinSet;
 
@@ -145,10 +146,33 @@ pub async fn a_page_of_large_rows_is_cut_short<B: LongLived>(world: &World<B>) {
 pub async fn users_see_their_own_rows<B: LongLived>(world: &World<B>) {
     let (alice, bob) = (world.device("alice", "phone"), world.device("bob", "phone"));
     alice.apply([insert(1, pk(1), "{}"), insert(2, pk(2), "{}")]).await;
-    bob.apply([insert(1, pk(2), r#"{"of":"bob"}"#)]).await;
+    bob.apply([insert(1, pk(1), "{}"), insert(2, pk(2), r#"{"of":"bob"}"#)]).await;
     let page = alice.try_rows(None, 1, None).await.expect("no epoch is named");
     // Even with a cursor of the other's.
     let rows = bob.try_rows(page.next, 10, None).await.expect("the epoch is the same");
     assert_eq!(rows.rows.iter().map(|row| row.payload.as_str()).collect::<Vec<_>>(), [r#"{"of":"bob"}"#]);
     assert_eq!(alice.rows(10).await.0.len(), 2);
+}
+
+/// Whatever a cursor says, the rows are the caller's, and as new as the stream.
+pub async fn a_page_that_was_made_up_harms_nobody<B: LongLived>(world: &World<B>) {
+    let phone = world.device("alice", "phone");
+    phone.apply([insert(1, pk(1), "{}"), insert(2, pk(2), "{}"), post(3, 1, 1), post(4, 2, 1)]).await;
+    let page = phone.try_rows(None, 1, None).await.expect("no epoch is named");
+    let text = page.next.expect("there are more").to_string();
+    let [as_of, epoch, order, table, after] = *text.split('~').collect::<Vec<_>>() else { panic!("{text}") };
+    let ask = async |text: String| phone.try_rows(Some(text.parse().expect("a cursor")), 10, None).await;
+    let count = async |text: String| ask(text).await.map(|page| page.rows.len());
+    assert_eq!(count(text.clone()).await, Ok(3));
+    let end = outrigger_domain::ServerSeq(4);
+    assert_eq!(ask(format!("5~{epoch}~{order}~{table}~{after}")).await, Err(Reset::CursorAhead { head: end }));
+    // Another order of tables: all of it again.
+    assert_eq!(count(format!("{as_of}~{epoch}~0~{table}~{after}")).await, Ok(4));
+    // A table that there is not: behind those that there are.
+    assert_eq!(count(format!("{as_of}~{epoch}~{order}~no.such")).await, Ok(0));
+    // A key that there is not.
+    let behind = "ffffffffffffffffffffffffffffffff";
+    assert_eq!(count(format!("{as_of}~{epoch}~{order}~{table}~{behind}")).await, Ok(2));
+    let other = uuid::Uuid::from_u128(1).simple();
+    assert!(matches!(ask(format!("{as_of}~{other}~{order}~{table}")).await, Err(Reset::EpochChanged { .. })));
 }

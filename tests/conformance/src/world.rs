@@ -72,7 +72,7 @@ pub struct TestClock {
 }
 
 impl TestClock {
-    /// Moves the clock forward.
+    /// Moves the clock forward, or back.
     pub fn advance(&self, micros: i64) {
         self.micros.fetch_add(micros, Ordering::SeqCst);
     }

@@ -77,6 +77,19 @@ async fn a_watcher_hears_at_once_and_of_the_changes_of_others() {
 }
 
 #[tokio::test]
+async fn what_a_device_was_told_of_is_not_what_it_has() {
+    let server = Setup::default().start().await;
+    server.changes("alice/tablet", &[&insert(1)]).await;
+    let cursor = async || send(server.get("/sync/source").bearer_auth("alice/phone")).await.json()["cursor"].clone();
+    let watch = async |query: &str| {
+        let request = server.get(&format!("/sync/watch{query}")).bearer_auth("alice/phone");
+        request.header("last-event-id", "1").send().await.unwrap().status()
+    };
+    assert_eq!((watch("").await.as_u16(), cursor().await), (200, Value::Null));
+    assert_eq!((watch("?after=0").await.as_u16(), cursor().await), (200, json!(0)));
+}
+
+#[tokio::test]
 async fn a_watcher_that_cannot_go_on_is_refused() {
     let server = Setup::default().start().await;
     for (query, status, code) in [

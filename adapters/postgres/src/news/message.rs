@@ -18,8 +18,8 @@ impl Message {
     pub(super) fn to_text(&self, node: Uuid) -> String {
         let text = match self {
             Self::Hello => serde_json::to_string(&(node,)),
-            Self::News(News { user, head, only }) => {
-                serde_json::to_string(&(node, user.as_str(), head.0, only.as_ref().map(SourceId::as_str)))
+            Self::News(News { user, after, head, only }) => {
+                serde_json::to_string(&(node, user.as_str(), after.0, head.0, only.as_ref().map(SourceId::as_str)))
             }
         };
         text.unwrap_or_default()
@@ -27,9 +27,11 @@ impl Message {
 
     /// The node and its message. None for what another release says: it is a hint that this one does not understand.
     pub(super) fn parse(text: &str) -> Option<(Uuid, Self)> {
-        if let Ok((node, user, head, only)) = serde_json::from_str::<(Uuid, String, i64, Option<String>)>(text) {
+        if let Ok((node, user, after, head, only)) = serde_json::from_str(text) {
+            let (user, only): (String, Option<String>) = (user, only);
             let only = only.map(|source| SourceId::parse(&source)).transpose().ok()?;
-            return Some((node, Self::News(News { user: UserId::parse(&user).ok()?, head: ServerSeq(head), only })));
+            let (user, after, head) = (UserId::parse(&user).ok()?, ServerSeq(after), ServerSeq(head));
+            return Some((node, Self::News(News { user, after, head, only })));
         }
         let (node,) = serde_json::from_str(text).ok()?;
         Some((node, Self::Hello))
@@ -45,8 +47,8 @@ mod tests {
         let node = Uuid::from_u128(7);
         let longest = "\u{fffd}\"\\".repeat(51);
         for only in [None, Some(SourceId::parse(&longest).unwrap())] {
-            let message =
-                Message::News(News { user: UserId::parse(&longest).unwrap(), head: ServerSeq(i64::MAX), only });
+            let (after, head) = (ServerSeq(i64::MAX - 1), ServerSeq(i64::MAX));
+            let message = Message::News(News { user: UserId::parse(&longest).unwrap(), after, head, only });
             let text = message.to_text(node);
             assert!(text.len() < 7_000, "{}", text.len());
             assert_eq!(Message::parse(&text), Some((node, message)));

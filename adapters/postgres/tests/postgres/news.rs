@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use outrigger_application::hub::Subscription;
 use outrigger_application::{Hub, News, Notifier};
 use outrigger_domain::ServerSeq;
@@ -38,7 +39,8 @@ impl Node {
     /// Commits a change of alice's row of that number, and announces it.
     async fn change(&self, number: i64) {
         apply(&self.store, &user("alice"), "phone", [insert(number, number as u128)]).await.unwrap();
-        self.news.announce(News { user: user("alice"), head: ServerSeq(number), only: None });
+        let (after, head) = (ServerSeq(number - 1), ServerSeq(number));
+        self.news.announce(News { user: user("alice"), after, head, only: None });
     }
 }
 
@@ -117,4 +119,27 @@ async fn what_nobody_announced_is_found() {
         sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut fixture.sql().await).await.unwrap();
     }
     assert_eq!(heard(&mut subscription, 0).await, 1);
+}
+
+#[tokio::test]
+async fn looking_for_changes_tells_no_device_of_its_own() {
+    let fixture = Fixture::new().await;
+    let node = node(&fixture).await;
+    until_they_listen(&fixture, 1).await;
+    let (mut alice, mut bob) = (node.hub.subscribe(&user("alice")), node.hub.subscribe(&user("bob")));
+    let phone = outrigger_domain::SourceId::parse("phone").unwrap();
+    apply(&node.store, &user("alice"), "phone", [insert(1, 1)]).await.unwrap();
+    let (after, head, only) = (ServerSeq(0), ServerSeq(1), Some(phone.clone()));
+    node.news.announce(News { user: user("alice"), after, head, only });
+    // Nobody announces bob's: when it is heard of, it was looked for, and alice's with it. Twice, since the first look
+    // may have begun before alice's change.
+    for number in 1..=2 {
+        apply(&node.store, &user("bob"), "phone", [insert(number, number as u128)]).await.unwrap();
+        for pid in listeners(&fixture).await {
+            sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut fixture.sql().await).await.unwrap();
+        }
+        assert_eq!(heard(&mut bob, number - 1).await, number);
+    }
+    assert_eq!(alice.beyond(ServerSeq(0), Some(&phone)).now_or_never(), None);
+    assert_eq!(alice.beyond(ServerSeq(0), None).now_or_never(), Some(ServerSeq(1)));
 }
