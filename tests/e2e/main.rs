@@ -2,10 +2,14 @@
 
 mod configuration;
 mod demo;
+mod hostile;
 mod lifecycle;
 mod long_lived;
 mod metrics;
+mod outages;
 mod postgres;
 mod projection;
+mod raw;
 mod server;
 mod traces;
+mod sqlite_faults;

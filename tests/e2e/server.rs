@@ -57,6 +57,11 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// The id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for its end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
@@ -150,9 +155,19 @@ impl Client {
 
     /// The status of an answer, and its error if it is one.
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await.unwrap();
+        let answer = self.send(path).await;
         let status = answer.status().as_u16();
         (status, answer.json::<Value>().await.unwrap()["error"].clone())
+    }
+
+    /// Asks, whatever the answer is.
+    pub(crate) async fn send(&self, path: &str) -> reqwest::Response {
+        self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token).send().await.unwrap()
+    }
+
+    /// Posts JSON, whatever the answer is.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.token).json(body).send().await.unwrap()
     }
 
     /// Events of the changes of others.

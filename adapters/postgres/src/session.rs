@@ -12,9 +12,11 @@ use tracing::{Instrument, debug_span};
 use crate::PostgresOptions;
 use crate::error::{self, ConnectError};
 
-/// A connection that was idle for longer is tested before it is lent out, so that those a firewall has silently
-/// dropped do not fail a request. Testing every time would cost every call a round trip.
-const TEST_AFTER_IDLE: Duration = Duration::from_secs(15);
+/// A connection that was idle for longer is tested before it is lent out, so that those that a restart of the database
+/// has cut, or a firewall silently dropped, do not fail a request. It bounds how long after the database's return a quiet
+/// server may still fail. Testing every time would cost every call a round trip; busy connections are never idle for so
+/// long.
+const TEST_AFTER_IDLE: Duration = Duration::from_secs(2);
 /// What a call waits for an answer beyond the time in which the server must have cancelled it: then the network
 /// or the server is gone without a word.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);

@@ -9,11 +9,12 @@ const ADAPTERS: [&str; 5] =
 /// What apps use: nothing of the server but its protocol, and the whole server in its tests.
 const CLIENT: &str = "outrigger-client";
 /// Crates that only tests may use.
-const TESTS: [&str; 5] = [
+const TESTS: [&str; 6] = [
     "outrigger-testkit",
     "outrigger-testserver",
     "outrigger-conformance",
     "outrigger-torture",
+    "outrigger-fuzz",
     "outrigger-architecture",
 ];
 /// All that the rules of the protocol may stand on: values, no I/O, no clock, nothing asynchronous.

@@ -1,0 +1,129 @@
+//! What must hold of the answer to any input.
+
+use std::cell::RefCell;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, StatusCode, Uri};
+use serde_json::Value;
+
+use crate::corpus;
+use crate::server::{Answer, BODY_BYTES_MAX, Server};
+
+/// Inputs that one server gets, so that what it stores does not fill the memory of a long run.
+const INPUTS_MAX: usize = 5_000;
+
+/// The endpoints that take a query.
+const QUERIED: [&str; 6] = [
+    "/sync/download",
+    "/sync/snapshot",
+    "/sync/watch",
+    "/sync/source",
+    "/admin/materialize-failures",
+    "/admin/materialize-failures/retry",
+];
+
+/// The body of an upload: it is answered by one status per change, or refused as a whole, and both times alike.
+pub fn upload(input: &[u8]) -> Result<(), String> {
+    let changes =
+        serde_json::from_slice::<Value>(input).ok().and_then(|body| Some(body.get("changes")?.as_array()?.len()));
+    // What is applied the first time is known the second time.
+    for _ in 0..2 {
+        let answer = with_server(|server| {
+            let request = Request::post("/sync/upload").header("content-type", "application/json");
+            let request = request.header("authorization", format!("Bearer {}", server.token()));
+            server.ask(request.body(Body::from(input.to_vec())).map_err(|error| error.to_string())?)
+        })?;
+        match answer.status {
+            StatusCode::OK => {
+                let body: Value =
+                    serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))?;
+                let statuses = body["statuses"].as_array().ok_or("there are no statuses")?;
+                // Our own reading gives up at a depth and at lone surrogates, which the server's need not.
+                if changes.is_some_and(|changes| changes != statuses.len()) {
+                    return Err(format!("{changes:?} changes are answered by {}", statuses.len()));
+                }
+                let known =
+                    |status: &Value| ["applied", "conflict", "invalid"].iter().any(|known| status["status"] == *known);
+                if !statuses.iter().all(known) {
+                    return Err(format!("unknown statuses: {}", answer.body));
+                }
+            }
+            StatusCode::BAD_REQUEST => refused(&answer, "invalid_request")?,
+            StatusCode::CONFLICT => refused(&answer, "epoch_changed")?,
+            StatusCode::PAYLOAD_TOO_LARGE if input.len() > BODY_BYTES_MAX => refused(&answer, "payload_too_large")?,
+            status => return Err(format!("answered by {status}: {}", answer.body)),
+        }
+    }
+    Ok(())
+}
+
+/// The query of any endpoint that takes one; the input's first byte chooses which.
+pub fn query(input: &[u8]) -> Result<(), String> {
+    let Some((first, query)) = input.split_first() else { return Ok(()) };
+    let path = QUERIED[usize::from(*first) % QUERIED.len()];
+    let Ok(uri) = Uri::try_from([path.as_bytes(), b"?", query].concat()) else { return Ok(()) };
+    let answer = with_server(|server| {
+        let request = if path.ends_with("retry") { Request::post(uri) } else { Request::get(uri) };
+        let request = request.header("authorization", format!("Bearer {}", server.token()));
+        server.ask(request.body(Body::empty()).map_err(|error| error.to_string())?)
+    })?;
+    match answer.status {
+        StatusCode::OK => Ok(()),
+        StatusCode::BAD_REQUEST => refused(&answer, "invalid_request"),
+        StatusCode::NOT_FOUND => refused(&answer, "not_found"),
+        StatusCode::CONFLICT => refused(&answer, "cursor_ahead").or_else(|_| refused(&answer, "epoch_changed")),
+        status => Err(format!("{path} answers {status}: {}", answer.body)),
+    }
+}
+
+/// The token, and behind a line feed the header for a source: only a token that was signed is taken.
+pub fn token(input: &[u8]) -> Result<(), String> {
+    let mut parts = input.splitn(2, |byte| *byte == b'\n');
+    let token = parts.next().unwrap_or_default();
+    let Ok(authorization) = HeaderValue::from_bytes(&[b"Bearer ", token].concat()) else { return Ok(()) };
+    let mut request = Request::get("/sync/schema-version").header("authorization", authorization);
+    if let Some(source) = parts.next() {
+        let Ok(source) = HeaderValue::from_bytes(source) else { return Ok(()) };
+        request = request.header("outrigger-source-id", source);
+    }
+    let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
+    let answer = with_server(|server| server.ask(request))?;
+    match answer.status {
+        StatusCode::OK if is_signed(token) => Ok(()),
+        StatusCode::OK => Err("a token is taken that nobody has signed".into()),
+        StatusCode::UNAUTHORIZED if !answer.headers.contains_key("www-authenticate") => Err("no challenge".into()),
+        StatusCode::UNAUTHORIZED => {
+            // Shorter ones are in every text.
+            let echoed = std::str::from_utf8(token).is_ok_and(|token| token.len() > 12 && answer.body.contains(token));
+            if echoed { Err("the answer echoes the token".into()) } else { refused(&answer, "authentication_failed") }
+        }
+        status => Err(format!("answered by {status}: {}", answer.body)),
+    }
+}
+
+fn is_signed(token: &[u8]) -> bool {
+    let signed = |(path, input): (std::path::PathBuf, Vec<u8>)| {
+        let is_good = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("good"));
+        is_good && input.split(|byte| *byte == b'\n').next() == Some(token.trim_ascii())
+    };
+    corpus("token").into_iter().any(signed)
+}
+
+/// It is an error of the one shape that errors have.
+fn refused(answer: &Answer, code: &str) -> Result<(), String> {
+    let body: Value = serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))?;
+    if body["error"] == code && body["message"].is_string() { Ok(()) } else { Err(format!("it is no {code}: {body}")) }
+}
+
+fn with_server<T>(ask: impl FnOnce(&Server) -> T) -> T {
+    thread_local! {
+        static SERVER: RefCell<(usize, Server)> = RefCell::new((0, Server::new()));
+    }
+    SERVER.with_borrow_mut(|(inputs, server)| {
+        *inputs += 1;
+        if *inputs % INPUTS_MAX == 0 {
+            *server = Server::new();
+        }
+        ask(server)
+    })
+}
