@@ -101,7 +101,7 @@ mod tests {
 
     fn caller(source: &str) -> Caller {
         let (user, source) = (UserId::parse("alice").unwrap(), SourceId::parse(source).unwrap());
-        Caller { user, source, expires_at: Timestamp::MAX }
+        Caller { user, source, expires_at: Timestamp::MAX, is_admin: false }
     }
 
     fn contacts(store: MockContactStore) -> Contacts {

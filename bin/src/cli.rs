@@ -2,13 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use outrigger_application::ports::projection::FailureFilter;
-use outrigger_domain::{TableName, UserId};
+use outrigger_domain::{SourceId, TableName, UserId};
 use serde::Serialize;
 
+use crate::config::Age;
 use crate::rebuild::Cursor;
+
+/// The longest life of a token.
+const TTL_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,6 +42,15 @@ takes; a secret is not needed. Prints what was cleared.
 
 Exit codes: 0 done, 1 stopped half-way or the database cannot be used, 2 the configuration is wrong.";
 
+const SIGNING: &str = "\
+Needs auth.jwt_secret, or one of auth.keys with the alg HS256. Prints the token and nothing else, so that
+
+  curl -H \"Authorization: Bearer $(outrigger token --user alice --device laptop)\" …
+
+works as it stands.
+
+Exit codes: 0 done, 2 the configuration is wrong or has no secret.";
+
 const RESTORING: &str = "\
 Run it once, before the server is started on the restored database. Devices that have seen what the backup had not are
 told so, fetch the rows as they are and keep what they have not uploaded yet. Numbers of the streams that were given out
@@ -60,6 +74,9 @@ pub(crate) enum Command {
     /// Run the server. This is also what happens without a command.
     #[command(after_help = EXAMPLES)]
     Serve(Flags),
+    /// Make a token for a device, signed with the server's own secret.
+    #[command(after_help = SIGNING)]
+    Token(TokenArgs),
     /// Look at rows that could not be projected onto the business tables, and try them again.
     #[command(subcommand)]
     Failures(FailuresCommand),
@@ -86,6 +103,7 @@ impl Command {
         match self {
             Self::Bench(_) => &NONE,
             Self::Serve(flags) => flags,
+            Self::Token(args) => &args.flags,
             Self::Failures(FailuresCommand::List(args)) => &args.flags,
             Self::Failures(FailuresCommand::Retry(args)) => &args.flags,
             Self::Materialize(args) => &args.flags,
@@ -93,6 +111,25 @@ impl Command {
             Self::RestoreMark(args) => &args.flags,
         }
     }
+}
+
+/// The flags of `token`.
+#[derive(Args)]
+pub(crate) struct TokenArgs {
+    /// The user that it speaks for
+    #[arg(long, value_parser = user)]
+    pub(crate) user: UserId,
+    /// The device, or source, that it speaks for
+    #[arg(long, value_parser = device)]
+    pub(crate) device: SourceId,
+    /// How long it is good for, such as 15m, 1h or 30d
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = ttl)]
+    pub(crate) ttl: Age,
+    /// Make it one of an administrator, as auth.admin_claim and auth.admin_value have it
+    #[arg(long)]
+    pub(crate) admin: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 /// What is to be done with failures.
@@ -298,6 +335,17 @@ impl Cli {
 
 fn user(text: &str) -> Result<UserId, String> {
     UserId::parse(text).map_err(|why| why.to_string())
+}
+
+fn device(text: &str) -> Result<SourceId, String> {
+    SourceId::parse(text).map_err(|why| why.to_string())
+}
+
+fn ttl(text: &str) -> Result<Age, String> {
+    match text.parse::<Age>() {
+        Ok(Age(time)) if time < TTL_MAX && time.as_secs() > 0 => Ok(Age(time)),
+        _ => Err("a length of time from 1s to 10y, such as 15m, 1h or 30d".into()),
+    }
 }
 
 fn table(text: &str) -> Result<TableName, String> {

@@ -1,5 +1,6 @@
 //! The configuration: read from its sources, checked, and complete before anything is started.
 
+mod auth;
 mod settings;
 mod sources;
 #[cfg(test)]
@@ -13,11 +14,10 @@ use outrigger_application::TableConfig;
 use outrigger_domain::TableName;
 use outrigger_domain::limits::NAME_BYTES_MAX;
 
-pub(crate) use self::settings::{DatabaseUrl, Otlp, Settings, Synchronous};
+pub(crate) use self::auth::Auth;
+pub(crate) use self::settings::{Age, DatabaseUrl, Otlp, Settings, Synchronous};
 use crate::cli::Flags;
 
-/// The shortest secret that is taken, in bytes: the output of the hash that HS256 stands on (RFC 7518, 3.2).
-pub(crate) const SECRET_BYTES_MIN: usize = 32;
 /// The longest bound on the projection of an upload.
 pub(crate) const PROJECTION_TIMEOUT_MS_MAX: u32 = 10_000;
 /// The tables of the demo, parents first.
@@ -41,8 +41,8 @@ pub(crate) struct Config {
     pub(crate) settings: Settings,
     /// Whether anybody on this machine may sign in, to try the server out.
     pub(crate) demo: bool,
-    /// What tokens are signed with. None in demo mode if none was given: it is made up for the run.
-    pub(crate) secret: Option<String>,
+    /// How tokens are checked. In demo mode there may be no key: one is made up for the run.
+    pub(crate) auth: Auth,
     /// The tables that take part in syncing, those of the demo included.
     pub(crate) tables: Vec<TableConfig>,
 }
@@ -52,6 +52,8 @@ pub(crate) struct Config {
 pub(crate) enum Purpose {
     /// To run the server.
     Serve,
+    /// To make tokens for it.
+    Sign,
     /// To work on its database, which takes no secret.
     Operate,
 }
@@ -63,33 +65,22 @@ pub(crate) fn load(
     purpose: Purpose,
 ) -> Result<Config, ConfigError> {
     let (mut settings, file) = sources::read(flags, environment)?;
-    let secret = settings.auth.jwt_secret.take();
+    let auth = Auth::read(std::mem::take(&mut settings.auth), purpose)?;
     let address = settings.listen.0;
     let loopback = address.ip().is_loopback();
-    let demo = settings.demo.unwrap_or(file.is_none() && secret.is_none() && loopback);
+    let demo = settings.demo.unwrap_or(file.is_none() && !auth.has_keys() && loopback);
     if demo && !loopback {
         let why = "lets anybody sign in as anybody, so listen must be a loopback address";
         return Err(ConfigError(format!("demo {why}, which {address} is not")));
     }
-    if !demo && purpose == Purpose::Serve {
-        check_secret(secret.as_deref())?;
+    if !demo && purpose == Purpose::Serve && !auth.has_keys() {
+        return Err(auth::no_keys());
     }
     check_bound(&settings)?;
     check_retention(&settings)?;
     check_otlp(&settings.otlp)?;
     let tables = tables(std::mem::take(&mut settings.tables), demo)?;
-    Ok(Config { settings, demo, secret, tables })
-}
-
-fn check_secret(secret: Option<&str>) -> Result<(), ConfigError> {
-    let help = "set JWT_SECRET, for example to the output of: openssl rand -base64 48";
-    match secret.map(str::len) {
-        None => Err(ConfigError(format!("auth.jwt_secret is missing; {help}"))),
-        Some(length) if length < SECRET_BYTES_MIN => {
-            Err(ConfigError(format!("auth.jwt_secret has {length} bytes and needs {SECRET_BYTES_MIN} or more; {help}")))
-        }
-        Some(_) => Ok(()),
-    }
+    Ok(Config { settings, demo, auth, tables })
 }
 
 /// An upload waits for its projection, so the bound stays below what a device, a proxy or the database waits for.

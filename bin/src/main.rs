@@ -14,6 +14,7 @@ mod output;
 mod rebuild;
 mod serve;
 mod shutdown;
+mod tokens;
 mod traces;
 mod wire;
 
@@ -55,7 +56,11 @@ async fn main() -> ExitCode {
         // Takes no configuration: it starts servers of its own.
         return ended(bench::run(&command).await);
     }
-    let purpose = if matches!(command, Command::Serve(_)) { Purpose::Serve } else { Purpose::Operate };
+    let purpose = match command {
+        Command::Serve(_) => Purpose::Serve,
+        Command::Token(_) => Purpose::Sign,
+        _ => Purpose::Operate,
+    };
     let config = match config::load(command.flags(), std::env::vars_os(), purpose) {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
@@ -84,6 +89,7 @@ fn ended(result: Result<Outcome, RunError>) -> ExitCode {
 async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
     match command {
         Command::Serve(_) => serve::run(config).await.map(|()| Outcome::Done),
+        Command::Token(args) => tokens::run(&config, &args),
         Command::Failures(FailuresCommand::List(args)) => {
             failures::list(&*wire::open_existing(&config).await?.projection, &args).await
         }

@@ -9,15 +9,14 @@ use outrigger_application::{
     SystemClock, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_http::{Api, Demo, Metrics, Stopped};
-use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, LEEWAY_S};
+use outrigger_http::{Api, Metrics, Stopped};
 use tokio::net::TcpListener;
-use uuid::Uuid;
 
 use crate::banner::Banner;
 use crate::config::{Config, Settings};
+use crate::tokens::Tokens;
 use crate::wire::{self, Store, failed};
-use crate::{RunError, catalog, compact, metrics, shutdown};
+use crate::{RunError, catalog, compact, metrics, shutdown, tokens};
 
 /// How often the contacts of devices are written.
 const CONTACTS_EVERY: Duration = Duration::from_secs(10);
@@ -29,13 +28,14 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let store = wire::open(&config).await?;
     let cannot = |error| failed("cannot read the catalog of the business tables", error);
     let catalog = catalog::read(&config.tables, &*store.projection).await.map_err(cannot)?;
+    let mut tokens = tokens::tokens(&config).await?;
     let (listener, url) = bind(&config.settings).await?;
     // From here on a signal means a graceful stop; whoever reads the line below may send one at once.
     let shutdown = shutdown::listen().map_err(|error| failed("cannot listen for signals", error))?;
     let drain_timeout = Duration::from_secs(config.settings.drain_timeout_s.into());
     let database = &config.settings.database_url;
     if config.demo {
-        eprint!("{}", Banner { url: &url, database, secret_generated: config.secret.is_none() });
+        eprint!("{}", Banner { url: &url, database, secret_generated: config.auth.signing.is_none() });
     }
     if config.tables.is_empty() {
         tracing::warn!("no tables are configured, so every change will be refused: name them under [[tables]]");
@@ -53,6 +53,9 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     background.spawn(async move { noting.follow(CONTACTS_EVERY).await });
     let every = config.settings.retention.every.0;
     background.spawn(async move { retention.follow(every, every.min(SWEEP_CHECK_MAX)).await });
+    if let Some((keys, every)) = tokens.remote.take() {
+        background.spawn(async move { keys.follow(every).await });
+    }
     let (hub, drain) = (Hub::default(), Drain::default());
     let (notifier, news) = store.notifier(hub.clone());
     if let Some(news) = news {
@@ -63,7 +66,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let router = outrigger_http::router(api(
         &config,
         store,
-        Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone(), metrics },
+        Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone(), metrics, tokens },
     ));
     let shutdown = async move {
         shutdown.await;
@@ -98,22 +101,13 @@ struct Parts {
     notifier: Arc<dyn Notifier>,
     drain: Drain,
     metrics: Option<Metrics>,
+    tokens: Tokens,
 }
 
 fn api(config: &Config, store: Store, parts: Parts) -> Api {
-    let Parts { catalog, contacts, hub, notifier, drain, metrics } = parts;
+    let Parts { catalog, contacts, hub, notifier, drain, metrics, tokens } = parts;
     let settings = &config.settings;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let secret = config.secret.clone().unwrap_or_else(random_secret);
-    let options = JwtOptions {
-        issuer: settings.auth.issuer.clone(),
-        audience: settings.auth.audience.clone(),
-        leeway_s: settings.auth.leeway_s.unwrap_or(LEEWAY_S),
-    };
-    let demo = config
-        .demo
-        .then(|| Demo { issuer: Arc::new(JwtIssuer::hs256(secret.as_bytes(), options.clone(), Arc::clone(&clock))) });
-    let authenticator = JwtAuthenticator::hs256(secret.as_bytes(), options, Arc::clone(&clock));
     let limits = UploadLimits {
         changes_max: settings.limits.upload_changes_max.get(),
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
@@ -128,15 +122,10 @@ fn api(config: &Config, store: Store, parts: Parts) -> Api {
         contacts,
         failures: Failures::new(store.projection),
         store: sync,
-        authenticator: Arc::new(authenticator),
+        authenticator: Arc::new(tokens.authenticator),
         schema_version: settings.schema_version,
         body_bytes_max: settings.limits.body_bytes_max.get(),
         metrics,
-        demo,
+        demo: tokens.demo,
     }
-}
-
-/// Two random UUIDs: 244 bits from the system's generator for secrets.
-fn random_secret() -> String {
-    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }

@@ -11,5 +11,5 @@ mod postgres;
 mod projection;
 mod raw;
 mod server;
-mod traces;
 mod sqlite_faults;
+mod traces;

@@ -42,8 +42,10 @@ struct Bearer;
 
 impl Modify for Bearer {
     fn modify(&self, document: &mut OpenApi) {
-        let description = "A JSON Web Token: `sub` names the user, `did` or `source_id` the source. A token that names \
-                           no source needs the header `Outrigger-Source-Id` beside it.";
+        let description = "A JSON Web Token: `sub` names the user, `did` or `source_id` the source, unless the server's \
+                           configuration calls these claims something else. Where that allows it \
+                           (`auth.source_header`), a token that names no source comes with the header \
+                           `Outrigger-Source-Id`.";
         let scheme =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").description(Some(description));
         let components = document.components.get_or_insert_with(Components::new);
@@ -56,7 +58,7 @@ pub(crate) struct SourceHeader;
 
 impl IntoParams for SourceHeader {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let description = "The source, for tokens that name none.";
+        let description = "The source, for tokens that name none, where `auth.source_header` is on.";
         let text = ObjectBuilder::new().schema_type(Type::String).build();
         let header = ParameterBuilder::new().name("Outrigger-Source-Id").parameter_in(ParameterIn::Header);
         vec![header.description(Some(description)).required(Required::False).schema(Some(text)).build()]

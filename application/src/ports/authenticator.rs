@@ -13,6 +13,8 @@ pub struct Caller {
     pub source: SourceId,
     /// When the credentials end.
     pub expires_at: Timestamp,
+    /// Whether it may look after the data of other users, too.
+    pub is_admin: bool,
 }
 
 /// What a request says of who sent it.
@@ -20,7 +22,7 @@ pub struct Caller {
 pub struct Credentials<'a> {
     /// The bearer token.
     pub token: &'a str,
-    /// The value of the header `Outrigger-Source-Id`.
+    /// The value of the header `Outrigger-Source-Id`, which counts only where that is allowed.
     pub source_header: Option<&'a str>,
 }
 

@@ -13,7 +13,7 @@ use crate::ports::store::MockSyncStore;
 
 fn caller(expires_at: i64) -> Caller {
     let (user, source) = (UserId::parse("alice").unwrap(), SourceId::parse("phone").unwrap());
-    Caller { user, source, expires_at: Timestamp::from_second(expires_at).unwrap() }
+    Caller { user, source, expires_at: Timestamp::from_second(expires_at).unwrap(), is_admin: false }
 }
 
 fn head(seq: i64) -> StreamHead {

@@ -12,6 +12,7 @@ use outrigger_domain::TableName;
 use outrigger_domain::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, UPLOAD_CHANGES_MAX};
 use serde::{Deserialize, Deserializer, de};
 
+use super::auth;
 use crate::logging;
 
 /// Everything that can be configured. A key that is not here is an error, so that a misspelt one is noticed.
@@ -32,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) sqlite: Sqlite,
     pub(crate) postgres: Postgres,
-    pub(crate) auth: Auth,
+    pub(super) auth: auth::Settings,
     pub(crate) projection: Projection,
     pub(crate) retention: Retention,
     pub(crate) otlp: Otlp,
@@ -52,7 +53,7 @@ impl Default for Settings {
             limits: Limits::default(),
             sqlite: Sqlite::default(),
             postgres: Postgres::default(),
-            auth: Auth::default(),
+            auth: auth::Settings::default(),
             projection: Projection::default(),
             retention: Retention::default(),
             otlp: Otlp::default(),
@@ -99,21 +100,12 @@ pub(crate) enum Synchronous {
     Normal,
 }
 
-/// What an adapter has a default for is optional here and in [`Auth`].
+/// What an adapter has a default for is optional here.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Postgres {
     pub(crate) max_connections: Option<NonZeroU32>,
     pub(crate) session_settings: Option<bool>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Auth {
-    pub(super) jwt_secret: Option<String>,
-    pub(crate) issuer: Option<String>,
-    pub(crate) audience: Option<String>,
-    pub(crate) leeway_s: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -301,7 +293,7 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
-fn from_text<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+pub(super) fn from_text<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     String::deserialize(from)?.parse().map_err(de::Error::custom)
 }
 

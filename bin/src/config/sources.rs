@@ -17,6 +17,8 @@ const DEFAULT_FILE: &str = "outrigger.toml";
 /// Variables that other programs set too; those with our prefix win over them.
 const SHARED_VARIABLES: [(&str, &str); 3] =
     [("DATABASE_URL", "database_url"), ("JWT_SECRET", "auth.jwt_secret"), ("RUST_LOG", "log")];
+/// Keys whose values are lists.
+const LISTS: [&str; 3] = ["tables", "auth.keys", "auth.source_claims"];
 const PREFIX: &str = "OUTRIGGER_";
 /// Variables with our prefix that are for the tests.
 const FOR_TESTS: &str = "TEST_";
@@ -88,7 +90,7 @@ fn variables(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Res
         };
         let value = value.into_string().map_err(|_| ConfigError(format!("{key}: {name} is not UTF-8")))?;
         // A list can only be written as one; anything else stays text, and a secret of digits stays a secret.
-        let value = if key == "tables" { parse_list(&value) } else { Value::from(value) };
+        let value = if LISTS.contains(&key.as_str()) { parse_list(&value) } else { Value::from(value) };
         let dict = figment::util::nest(&key, value).into_dict().unwrap_or_default();
         layers.push(Layer { name, dict });
     }

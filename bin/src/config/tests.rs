@@ -5,6 +5,8 @@ use outrigger_application::Materialize;
 
 use super::*;
 
+mod auth;
+
 const SECRET: &str = "01234567890123456789012345678901";
 
 fn config(flags: Flags, environment: &[(&str, &str)]) -> Result<Config, String> {
@@ -20,6 +22,11 @@ fn file(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
     config(Flags { config: Some(path), ..Flags::default() }, environment)
 }
 
+/// The secret that tokens can be signed with.
+fn secret(config: &Config) -> Option<String> {
+    config.auth.signing.as_ref().map(|(_, secret)| String::from_utf8(secret.clone()).unwrap())
+}
+
 #[track_caller]
 fn refused(result: Result<Config, String>, parts: &[&str]) {
     let Err(sentence) = result else { panic!("not refused: {parts:?}") };
@@ -33,7 +40,7 @@ fn refused(result: Result<Config, String>, parts: &[&str]) {
 fn without_any_configuration_it_is_a_demo_on_a_file() {
     let config = config(Flags::default(), &[("PATH", "/bin"), ("HOME", "/root")]).unwrap();
     assert!(config.demo);
-    assert_eq!(config.secret, None);
+    assert!(!config.auth.has_keys());
     assert!(config.settings.database_url == DatabaseUrl::Sqlite("outrigger.db".into()));
     assert_eq!(config.settings.listen.0.to_string(), "127.0.0.1:8080");
     let names: Vec<String> = config.tables.iter().map(|config| config.table.name.to_string()).collect();
@@ -50,7 +57,7 @@ fn flags_win_over_the_environment_over_the_file_over_the_default() {
     let environment = [("OUTRIGGER_LISTEN", "127.0.0.1:2"), ("OUTRIGGER_LOG", "b"), ("JWT_SECRET", &"e".repeat(32))];
     let in_environment = file(&text, &environment).unwrap();
     assert_eq!(in_environment.settings.listen.0.port(), 2);
-    assert_eq!(in_environment.secret, Some("e".repeat(32)));
+    assert_eq!(secret(&in_environment), Some("e".repeat(32)));
     assert_eq!(in_environment.settings.drain_timeout_s, 1);
 
     let flags = Flags { listen: "127.0.0.1:3".parse().ok(), demo: Some(true), ..Flags::default() };
@@ -73,6 +80,7 @@ fn a_variable_with_our_prefix_wins_over_the_shared_one() {
 #[test]
 fn every_key_can_come_from_the_environment() {
     let digits = "1".repeat(32);
+    let keys = format!(r#"[{{alg="HS256", secret="{SECRET}"}}]"#);
     let variables = [
         ("OUTRIGGER_LISTEN", "[::1]:9"),
         ("OUTRIGGER_DATABASE_URL", "sqlite:///tmp/x.db"),
@@ -90,6 +98,14 @@ fn every_key_can_come_from_the_environment() {
         ("OUTRIGGER_AUTH__ISSUER", "1"),
         ("OUTRIGGER_AUTH__AUDIENCE", "true"),
         ("OUTRIGGER_AUTH__LEEWAY_S", "4"),
+        ("OUTRIGGER_AUTH__KEYS", keys.as_str()),
+        ("OUTRIGGER_AUTH__JWKS_URL", "https://id.example/jwks.json"),
+        ("OUTRIGGER_AUTH__JWKS_REFRESH_S", "99"),
+        ("OUTRIGGER_AUTH__USER_CLAIM", "uid"),
+        ("OUTRIGGER_AUTH__SOURCE_CLAIMS", r#"["sid", "did"]"#),
+        ("OUTRIGGER_AUTH__SOURCE_HEADER", "true"),
+        ("OUTRIGGER_AUTH__ADMIN_CLAIM", "role"),
+        ("OUTRIGGER_AUTH__ADMIN_VALUE", "7"),
         ("OUTRIGGER_PROJECTION__TIMEOUT_MS", "900"),
         ("OUTRIGGER_PROJECTION__CATALOG_REFRESH_S", "6"),
         ("OUTRIGGER_TABLES", r#"[{name="business.posts"}, {name="users"}]"#),
@@ -108,9 +124,16 @@ fn every_key_can_come_from_the_environment() {
     assert_eq!(settings.sqlite.synchronous, Synchronous::Normal);
     assert_eq!(settings.postgres.max_connections.map(NonZeroU32::get), Some(5));
     assert_eq!(settings.postgres.session_settings, Some(false));
-    assert_eq!(config.secret, Some(digits));
-    assert_eq!((settings.auth.issuer.as_deref(), settings.auth.audience.as_deref()), (Some("1"), Some("true")));
-    assert_eq!(settings.auth.leeway_s, Some(4));
+    assert_eq!(secret(&config), Some(digits.clone()));
+    let options = &config.auth.options;
+    assert_eq!((options.issuer.as_deref(), options.audience.as_deref()), (Some("1"), Some("true")));
+    assert_eq!((options.leeway_s, options.user_claim.as_str(), options.source_header), (4, "uid", true));
+    assert_eq!(options.source_claims, ["sid", "did"]);
+    let admin = options.admin.as_ref().map(|rule| (rule.claim.as_str(), rule.value.as_str()));
+    assert_eq!(admin, Some(("role", "7")));
+    assert_eq!(config.auth.keys.len(), 2);
+    assert!(config.auth.jwks_url.is_some());
+    assert_eq!(config.auth.jwks_refresh.as_secs(), 99);
     let projection = &settings.projection;
     assert_eq!((projection.timeout_ms.get(), projection.catalog_refresh_s.get()), (900, 6));
     assert!(!config.demo);

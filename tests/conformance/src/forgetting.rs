@@ -71,7 +71,12 @@ pub async fn a_forgotten_number_changes_nothing_for_other_sources<B: LongLived>(
 }
 
 fn caller(device: &Device) -> Caller {
-    Caller { user: device.user.clone(), source: device.source.clone(), expires_at: jiff::Timestamp::MAX }
+    Caller {
+        user: device.user.clone(),
+        source: device.source.clone(),
+        expires_at: jiff::Timestamp::MAX,
+        is_admin: false,
+    }
 }
 
 /// `GET /sync/source`

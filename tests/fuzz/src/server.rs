@@ -72,6 +72,7 @@ impl Server {
             authenticator,
             schema_version: 1,
             body_bytes_max: BODY_BYTES_MAX,
+            metrics: None,
             demo: None,
         };
         let (user, source) = (UserId::parse("alice"), SourceId::parse("phone"));

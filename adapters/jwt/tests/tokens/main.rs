@@ -1,5 +1,9 @@
 //! Every rule about tokens, with tokens made for it.
 
+mod jwks;
+mod keys;
+mod signer;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +11,7 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use outrigger_application::{AuthError, Authenticator, Caller, Clock, Credentials, TokenIssuer};
 use outrigger_domain::{SourceId, UserId};
-use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions, TOKEN_BYTES_MAX};
+use outrigger_jwt::{AdminRule, JwtAuthenticator, JwtIssuer, JwtOptions, TOKEN_BYTES_MAX};
 use serde_json::{Value, json};
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -76,14 +80,87 @@ async fn the_source_may_be_called_did_or_source_id() {
 
 #[tokio::test]
 async fn a_token_without_a_source_needs_the_header() {
+    let options = JwtOptions { source_header: true, ..JwtOptions::default() };
     let token = sign(&claims(json!({"did": null})));
-    let caller = ask(JwtOptions::default(), &token, Some("laptop")).await.unwrap();
+    let caller = ask(options.clone(), &token, Some("laptop")).await.unwrap();
     assert_eq!(caller.source.as_str(), "laptop");
-    let error = ask(JwtOptions::default(), &token, None).await.unwrap_err();
+    let error = ask(options.clone(), &token, None).await.unwrap_err();
     assert!(error.contains("Outrigger-Source-Id"), "{error}");
     for bad in ["", "a\tb", &"x".repeat(256)] {
-        let error = ask(JwtOptions::default(), &token, Some(bad)).await.unwrap_err();
+        let error = ask(options.clone(), &token, Some(bad)).await.unwrap_err();
         assert!(error.contains("the header Outrigger-Source-Id"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn the_header_counts_only_where_it_is_allowed() {
+    let token = sign(&claims(json!({"did": null})));
+    let error = ask(JwtOptions::default(), &token, Some("laptop")).await.unwrap_err();
+    assert!(error.contains("`did` or `source_id`") && error.contains("auth.source_header"), "{error}");
+}
+
+#[tokio::test]
+async fn claims_may_have_other_names_and_places() {
+    let options = JwtOptions {
+        user_claim: "https://app.example/user".into(),
+        source_claims: vec!["session.id".into(), "sid".into()],
+        ..JwtOptions::default()
+    };
+    let good = json!({"https://app.example/user": "bob", "session": {"id": "tablet"}, "did": null});
+    let caller = ask(options.clone(), &sign(&claims(good.clone())), None).await.unwrap();
+    assert_eq!((caller.user.as_str(), caller.source.as_str()), ("bob", "tablet"));
+    for (changed, word) in [
+        (json!({"https://app.example/user": null}), "https://app.example/user"),
+        (json!({"https://app.example/user": 7}), "https://app.example/user"),
+        (json!({"session": null}), "`session.id` or `sid`"),
+        (json!({"session": {"id": 7}}), "`session.id`"),
+        (json!({"sid": "phone"}), "differ"),
+    ] {
+        let mut claims = claims(good.clone());
+        claims.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+        let error = ask(options.clone(), &sign(&claims), None).await.unwrap_err();
+        assert!(error.contains(word), "{changed}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_is_told_by_the_configured_claim() {
+    let rule = |claim: &str| AdminRule { claim: claim.into(), value: "sync:admin".into() };
+    for (claim, changed, is_admin) in [
+        ("scope", json!({"scope": "sync:admin"}), true),
+        ("scope", json!({"scope": "openid sync:admin email"}), true),
+        ("scope", json!({"scope": "openid sync:administrate"}), false),
+        ("scope", json!({"scope": ["openid", "sync:admin"]}), true),
+        ("scope", json!({"scope": ["openid sync:admin"]}), false),
+        ("scope", json!({"scope": [["sync:admin"]]}), false),
+        ("scope", json!({"scope": {"sync:admin": true}}), false),
+        ("scope", json!({"scope": true}), false),
+        ("scope", json!({"scope": null}), false),
+        ("realm_access.roles", json!({"realm_access": {"roles": ["user", "sync:admin"]}}), true),
+        ("realm_access.roles", json!({"roles": ["sync:admin"]}), false),
+        ("https://a.example/roles", json!({"https://a.example/roles": ["sync:admin"]}), true),
+    ] {
+        let options = JwtOptions { admin: Some(rule(claim)), ..JwtOptions::default() };
+        let token = sign(&claims(changed.clone()));
+        assert_eq!(ask(options, &token, None).await.unwrap().is_admin, is_admin, "{changed}");
+        assert!(!ask(JwtOptions::default(), &token, None).await.unwrap().is_admin, "{changed}");
+    }
+}
+
+#[tokio::test]
+async fn an_issued_token_uses_the_configured_names() {
+    let admin = Some(AdminRule { claim: "role".into(), value: "admin".into() });
+    let options =
+        JwtOptions { user_claim: "uid".into(), source_claims: vec!["dev".into()], admin, ..JwtOptions::default() };
+    let (user, source) = (UserId::parse("alice").unwrap(), SourceId::parse("phone").unwrap());
+    for is_admin in [false, true] {
+        let issuer = JwtIssuer::hs256(SECRET, options.clone(), Arc::new(Stopped(NOW))).with_kid(Some("1".into()));
+        let issuer = if is_admin { issuer.for_admins() } else { issuer };
+        let token = issuer.issue(&user, &source, Duration::from_secs(60));
+        assert_eq!(jsonwebtoken::decode_header(&token).unwrap().kid.as_deref(), Some("1"));
+        let caller = ask(options.clone(), &token, None).await.unwrap();
+        let expires_at = Timestamp::from_second(NOW + 60).unwrap();
+        assert_eq!(caller, Caller { user: user.clone(), source: source.clone(), expires_at, is_admin });
     }
 }
 
@@ -292,7 +369,7 @@ async fn an_issued_token_is_accepted_until_it_ends() {
     };
     let caller = ask(options.clone(), &issued_ago(0), None).await.unwrap();
     let expires_at = Timestamp::from_second(NOW + 300).unwrap();
-    assert_eq!(caller, Caller { user: user.clone(), source: source.clone(), expires_at });
+    assert_eq!(caller, Caller { user: user.clone(), source: source.clone(), expires_at, is_admin: false });
     assert!(ask(options.clone(), &issued_ago(329), None).await.is_ok());
     let error = ask(options.clone(), &issued_ago(330), None).await.unwrap_err();
     assert!(error.contains("expired"), "{error}");
