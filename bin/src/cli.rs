@@ -1,5 +1,7 @@
 //! The command line.
 
+mod inspect;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,9 @@ use serde::Serialize;
 
 use crate::config::Age;
 use crate::rebuild::Cursor;
+pub(crate) use inspect::{
+    CompletionsArgs, ConfigCommand, DoctorArgs, MigrateArgs, PingArgs, ShowArgs, completions, man,
+};
 
 /// The longest life of a token.
 const TTL_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -74,6 +79,18 @@ pub(crate) enum Command {
     /// Run the server. This is also what happens without a command.
     #[command(after_help = EXAMPLES)]
     Serve(Flags),
+    /// Bring the database up to the tables of this release; a server that starts does so by itself.
+    #[command(after_help = inspect::MIGRATING)]
+    Migrate(MigrateArgs),
+    /// Look at the configuration without starting anything.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Look for what is wrong with the configuration, the database and this machine.
+    #[command(after_help = inspect::EXAMINING)]
+    Doctor(DoctorArgs),
+    /// Ask a server on this machine whether it is up, as health checks of containers do.
+    #[command(after_help = inspect::PINGING)]
+    Ping(PingArgs),
     /// Make a token for a device, signed with the server's own secret.
     #[command(after_help = SIGNING)]
     Token(TokenArgs),
@@ -92,6 +109,12 @@ pub(crate) enum Command {
     /// Measure what the server does on this machine.
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Print a script that completes commands and flags in a shell.
+    #[command(after_help = inspect::COMPLETING)]
+    Completions(CompletionsArgs),
+    /// Print the manual page, in roff.
+    #[command(after_help = inspect::MANUAL)]
+    Man,
 }
 
 impl Command {
@@ -101,7 +124,11 @@ impl Command {
         static NONE: Flags =
             Flags { config: None, listen: None, database_url: None, demo: None, drain_timeout_s: None, log: None };
         match self {
-            Self::Bench(_) => &NONE,
+            Self::Bench(_) | Self::Completions(_) | Self::Man => &NONE,
+            Self::Migrate(args) => &args.flags,
+            Self::Config(ConfigCommand::Check(args) | ConfigCommand::Show(args)) => &args.flags,
+            Self::Doctor(args) => &args.flags,
+            Self::Ping(args) => &args.flags,
             Self::Serve(flags) => flags,
             Self::Token(args) => &args.flags,
             Self::Failures(FailuresCommand::List(args)) => &args.flags,

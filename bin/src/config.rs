@@ -8,6 +8,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use outrigger_application::TableConfig;
@@ -47,11 +48,37 @@ pub(crate) struct Config {
     pub(crate) tables: Vec<TableConfig>,
 }
 
+impl Config {
+    /// What may well be meant otherwise, a sentence each.
+    pub(crate) fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        let mut doubt = |when: bool, what: &str| doubts.extend(when.then(|| what.to_owned()));
+        doubt(self.demo, "demo is on: anybody on this machine can sign in as anybody");
+        doubt(self.tables.is_empty(), "tables is empty, so every change will be refused");
+        doubt(
+            self.settings.database_url == DatabaseUrl::Memory,
+            "database_url is memory: all data is gone with the server",
+        );
+        doubt(
+            self.settings.sqlite.synchronous == Synchronous::Normal,
+            "sqlite.synchronous is normal: a loss of power loses uploads that were answered",
+        );
+        let auth = &self.auth;
+        doubt(
+            auth.jwks_url.is_some() && (auth.options.issuer.is_none() || auth.options.audience.is_none()),
+            "auth.jwks_url without auth.issuer and auth.audience: tokens that the provider made for another app are accepted",
+        );
+        doubts
+    }
+}
+
 /// What a configuration is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// To run the server.
     Serve,
+    /// To say whether it could.
+    Check,
     /// To make tokens for it.
     Sign,
     /// To work on its database, which takes no secret.
@@ -73,7 +100,7 @@ pub(crate) fn load(
         let why = "lets anybody sign in as anybody, so listen must be a loopback address";
         return Err(ConfigError(format!("demo {why}, which {address} is not")));
     }
-    if !demo && purpose == Purpose::Serve && !auth.has_keys() {
+    if !demo && matches!(purpose, Purpose::Serve | Purpose::Check) && !auth.has_keys() {
         return Err(auth::no_keys());
     }
     check_bound(&settings)?;
@@ -81,6 +108,19 @@ pub(crate) fn load(
     check_otlp(&settings.otlp)?;
     let tables = tables(std::mem::take(&mut settings.tables), demo)?;
     Ok(Config { settings, demo, auth, tables })
+}
+
+/// The settings in force as TOML that can be read again, but for secrets, which are masked; and the file that some of
+/// them are from. Refused like the configuration itself.
+pub(crate) fn show(
+    flags: &Flags,
+    environment: Vec<(OsString, OsString)>,
+) -> Result<(Settings, Option<PathBuf>), ConfigError> {
+    let demo = load(flags, environment.clone(), Purpose::Check)?.demo;
+    let (mut settings, file) = sources::read(flags, environment)?;
+    settings.demo = Some(demo);
+    settings.auth.fill_in();
+    Ok((settings, file))
 }
 
 /// An upload waits for its projection, so the bound stays below what a device, a proxy or the database waits for.

@@ -7,10 +7,14 @@ mod catalog;
 mod cli;
 mod compact;
 mod config;
+mod doctor;
 mod failures;
+mod inspect;
 mod logging;
 mod metrics;
+mod migrate;
 mod output;
+mod ping;
 mod rebuild;
 mod serve;
 mod shutdown;
@@ -19,9 +23,10 @@ mod traces;
 mod wire;
 
 use std::error::Error;
+use std::io::stdout;
 use std::process::ExitCode;
 
-use cli::{Command, FailuresCommand};
+use cli::{Command, ConfigCommand, FailuresCommand};
 use config::{Config, Purpose};
 
 /// The exit code of a run that failed on something outside, or that leaves something to be done.
@@ -52,12 +57,13 @@ enum Outcome {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = cli::parse();
-    if let Command::Bench(command) = command {
-        // Takes no configuration: it starts servers of its own.
-        return ended(bench::run(&command).await);
+    if let Command::Bench(_) | Command::Completions(_) | Command::Man = command {
+        // These take no configuration: a benchmark starts servers of its own.
+        return ended(run_without_configuration(&command).await);
     }
     let purpose = match command {
         Command::Serve(_) => Purpose::Serve,
+        Command::Config(_) | Command::Doctor(_) => Purpose::Check,
         Command::Token(_) => Purpose::Sign,
         _ => Purpose::Operate,
     };
@@ -89,6 +95,11 @@ fn ended(result: Result<Outcome, RunError>) -> ExitCode {
 async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
     match command {
         Command::Serve(_) => serve::run(config).await.map(|()| Outcome::Done),
+        Command::Migrate(args) => migrate::run(&config, &args).await,
+        Command::Config(ConfigCommand::Check(args)) => inspect::check(&config, &args),
+        Command::Config(ConfigCommand::Show(args)) => inspect::show(&args),
+        Command::Doctor(args) => doctor::run(&config, &args).await,
+        Command::Ping(args) => ping::run(&config, &args).await,
         Command::Token(args) => tokens::run(&config, &args),
         Command::Failures(FailuresCommand::List(args)) => {
             failures::list(&*wire::open_existing(&config).await?.projection, &args).await
@@ -99,8 +110,19 @@ async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
         Command::Materialize(args) => rebuild::run(&config, &args).await,
         Command::Compact(args) => compact::run(&config, &args).await,
         Command::RestoreMark(args) => compact::restore_mark(&config, &args).await,
-        Command::Bench(command) => bench::run(&command).await,
+        command => run_without_configuration(&command).await,
     }
+}
+
+async fn run_without_configuration(command: &Command) -> Result<Outcome, RunError> {
+    let written = match command {
+        Command::Bench(command) => return bench::run(command).await,
+        Command::Completions(args) => cli::completions(args, &mut stdout()),
+        Command::Man => cli::man(&mut stdout()),
+        _ => Ok(()),
+    };
+    output::unless_closed(written).map_err(|error| wire::failed("cannot write", error))?;
+    Ok(Outcome::Done)
 }
 
 /// Says what is wrong in one plain line, whatever the format of the log: it is for whoever started the program.

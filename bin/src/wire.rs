@@ -9,6 +9,7 @@ use metrics::gauge;
 use outrigger_application::measures::{POOL_CONNECTIONS, POOL_CONNECTIONS_MAX};
 use outrigger_application::{ContactStore, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore};
 use outrigger_memory::MemoryStore;
+pub(crate) use outrigger_postgres::Examined as PostgresExamined;
 use outrigger_postgres::{ConnectError, PostgresNews, PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
 
@@ -85,6 +86,39 @@ pub(crate) async fn open(config: &Config) -> Result<Store, RunError> {
             Ok(Store { postgres: Some(store.clone()), ..store.into() })
         }
     }
+}
+
+/// What an operator is told of the database.
+pub(crate) enum Examined {
+    /// There is none.
+    Memory,
+    /// A file that the server would make, with that many migrations.
+    NoFile(usize),
+    /// A file.
+    Sqlite(outrigger_sqlite::Examined),
+    /// A database in Postgres.
+    Postgres(PostgresExamined),
+}
+
+/// Looks at the database, and changes nothing.
+pub(crate) async fn examine(config: &Config) -> Result<Examined, RunError> {
+    match &config.settings.database_url {
+        DatabaseUrl::Memory => Ok(Examined::Memory),
+        DatabaseUrl::Sqlite(path) if !path.exists() => Ok(Examined::NoFile(outrigger_sqlite::migrations_known())),
+        DatabaseUrl::Sqlite(path) => {
+            let found = outrigger_sqlite::examine(path).map_err(|error| RunError::Failed(error.to_string()))?;
+            Ok(Examined::Sqlite(found))
+        }
+        DatabaseUrl::Postgres(url) => {
+            let found = outrigger_postgres::examine(url, &postgres_options(config)).await.map_err(cannot_connect)?;
+            Ok(Examined::Postgres(found))
+        }
+    }
+}
+
+/// Connections that the server takes from its database, those that hear of other nodes included.
+pub(crate) fn connections_max(config: &Config) -> u32 {
+    postgres_options(config).max_connections + 1
 }
 
 /// Opens a store that a server has been using.

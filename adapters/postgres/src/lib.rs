@@ -16,6 +16,7 @@ mod commit;
 mod contacts;
 mod demo;
 mod error;
+mod examine;
 mod load;
 mod migrate;
 mod news;
@@ -39,6 +40,7 @@ use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{Kept, Plan, Reference, Snapshot, StreamHead, TableName, UserId, Wanted};
 
 pub use error::ConnectError;
+pub use examine::{Examined, examine};
 pub use news::PostgresNews;
 pub use projection::Materializers;
 use projection::Projection;

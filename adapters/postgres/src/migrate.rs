@@ -39,6 +39,13 @@ pub(crate) async fn run(connection: &mut PgConnection, timeout: Duration) -> Res
     Ok(())
 }
 
+/// How many migrations the database has, and how many this binary knows. Changes nothing. It fails where [`run`] would.
+pub(crate) async fn state(connection: &mut PgConnection) -> Result<(usize, usize), ConnectError> {
+    let migrator = migrator();
+    check_server(connection).await?;
+    Ok((applied(connection, &migrator).await?, migrator.iter().count()))
+}
+
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("../../migrations/postgres");
     migrator.create_schema("sync");
@@ -62,9 +69,14 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), ConnectError>
 
 /// Whether the database has all migrations that this binary knows. That it has others is an error.
 async fn is_up_to_date(connection: &mut PgConnection, migrator: &Migrator) -> Result<bool, ConnectError> {
+    Ok(applied(connection, migrator).await? == migrator.iter().count())
+}
+
+/// How many of the migrations that this binary knows the database has. That it has others is an error.
+async fn applied(connection: &mut PgConnection, migrator: &Migrator) -> Result<usize, ConnectError> {
     let exists = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL").bind(RECORD);
     if !exists.fetch_one(&mut *connection).await? {
-        return Ok(false);
+        return Ok(0);
     }
     let applied: Vec<(i64, Vec<u8>)> =
         sqlx::query_as("SELECT version, checksum FROM sync.schema_migrations ORDER BY version DESC")
@@ -80,7 +92,7 @@ async fn is_up_to_date(connection: &mut PgConnection, migrator: &Migrator) -> Re
             return Err(ConnectError::Diverged { version: *version });
         }
     }
-    Ok(applied.len() == migrator.iter().count())
+    Ok(applied.len())
 }
 
 async fn lock(connection: &mut PgConnection, timeout: Duration) -> Result<(), ConnectError> {

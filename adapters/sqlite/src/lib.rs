@@ -21,6 +21,7 @@ mod commit;
 mod contacts;
 mod demo;
 mod error;
+mod examine;
 mod migrate;
 mod projection;
 mod read;
@@ -31,6 +32,7 @@ mod transaction;
 mod writer;
 
 pub use error::OpenError;
+pub use examine::{Examined, examine, migrations_known};
 use migrate::Refused;
 pub use projection::Materializers;
 use projection::Projection;

@@ -3,7 +3,7 @@
 //! The ledger is a table of its own and not `PRAGMA user_version`: the file may be that of an app, whose own
 //! migrations count there. It keeps the text of every migration, so that an edited one is noticed.
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
 use crate::error::OpenError;
 
@@ -62,8 +62,20 @@ fn apply(connection: &mut Connection, known: &[Migration]) -> Result<(), Refused
     Ok(tx.commit()?)
 }
 
+/// How many migrations this binary knows.
+pub(crate) fn known() -> usize {
+    MIGRATIONS.len()
+}
+
+/// How many migrations the database has, and how many this binary knows. Changes nothing.
+pub(crate) fn state(connection: &Connection) -> Result<(usize, usize), Refused> {
+    let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sync_schema_migrations')";
+    let exists: bool = connection.query_row(exists, [], |row| row.get(0))?;
+    Ok((if exists { check(connection, MIGRATIONS)? } else { 0 }, MIGRATIONS.len()))
+}
+
 /// How many of the known migrations the database has. They are the first ones, or it is refused.
-fn check(tx: &Transaction<'_>, known: &[Migration]) -> Result<usize, Refused> {
+fn check(tx: &Connection, known: &[Migration]) -> Result<usize, Refused> {
     let mut statement = tx.prepare("SELECT number, sql FROM sync_schema_migrations ORDER BY number")?;
     let applied: Vec<(i64, String)> =
         statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use outrigger_jwt::{AdminRule, JwksUrl, JwtOptions, Key, KeyAlgorithm};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::settings::from_text;
+use super::settings::{from_text, mask, to_text};
 use super::{ConfigError, Purpose};
 
 /// How often published keys are fetched unless configured otherwise.
@@ -16,9 +16,10 @@ const JWKS_REFRESH_S: u32 = 600;
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// `[auth]`
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Settings {
+    #[serde(serialize_with = "mask")]
     jwt_secret: Option<String>,
     keys: Vec<KeyEntry>,
     jwks_url: Option<Jwks>,
@@ -33,22 +34,34 @@ pub(super) struct Settings {
     admin_value: Option<String>,
 }
 
+impl Settings {
+    /// Gives the keys that were left out the values that are taken for them.
+    pub(super) fn fill_in(&mut self) {
+        let defaults = JwtOptions::default();
+        self.jwks_refresh_s = self.jwks_refresh_s.or(NonZeroU32::new(JWKS_REFRESH_S));
+        self.leeway_s.get_or_insert(defaults.leeway_s);
+        self.user_claim.get_or_insert(defaults.user_claim);
+        self.source_claims.get_or_insert(defaults.source_claims);
+    }
+}
+
 /// One entry of `auth.keys`.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct KeyEntry {
     kid: Option<String>,
     alg: Algorithm,
     file: Option<PathBuf>,
     pem: Option<String>,
+    #[serde(serialize_with = "mask")]
     secret: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Algorithm(#[serde(deserialize_with = "from_text")] KeyAlgorithm);
+#[derive(Deserialize, Serialize)]
+struct Algorithm(#[serde(deserialize_with = "from_text", serialize_with = "to_text")] KeyAlgorithm);
 
-#[derive(Deserialize)]
-struct Jwks(#[serde(deserialize_with = "from_text")] JwksUrl);
+#[derive(Deserialize, Serialize)]
+struct Jwks(#[serde(deserialize_with = "from_text", serialize_with = "to_text")] JwksUrl);
 
 /// Whose tokens are accepted, and what they say.
 pub(crate) struct Auth {

@@ -10,13 +10,17 @@ use std::{fmt, str::FromStr};
 use outrigger_application::Materialize;
 use outrigger_domain::TableName;
 use outrigger_domain::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, UPLOAD_CHANGES_MAX};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::auth;
 use crate::logging;
 
-/// Everything that can be configured. A key that is not here is an error, so that a misspelt one is noticed.
-#[derive(Deserialize)]
+/// What stands in the place of a secret where settings are shown.
+pub(super) const MASK: &str = "***";
+
+/// Everything that can be configured. A key that is not here is an error, so that a misspelt one is noticed. Written
+/// out, it can be read again, but for secrets, which are masked.
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Settings {
     #[serde(deserialize_with = "from_text")]
@@ -62,7 +66,7 @@ impl Default for Settings {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Limits {
     pub(crate) upload_changes_max: NonZeroUsize,
@@ -85,14 +89,14 @@ impl Default for Limits {
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Sqlite {
     pub(crate) synchronous: Synchronous,
 }
 
 /// What a SQLite commit survives; see the README.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Synchronous {
     #[default]
@@ -101,14 +105,14 @@ pub(crate) enum Synchronous {
 }
 
 /// What an adapter has a default for is optional here.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Postgres {
     pub(crate) max_connections: Option<NonZeroU32>,
     pub(crate) session_settings: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Projection {
     pub(crate) timeout_ms: NonZeroU32,
@@ -124,7 +128,7 @@ impl Default for Projection {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Retention {
     #[serde(deserialize_with = "from_text")]
@@ -145,7 +149,7 @@ impl Default for Retention {
 }
 
 /// Where traces go, if anywhere.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Otlp {
     pub(crate) endpoint: Option<String>,
@@ -177,8 +181,24 @@ impl FromStr for Age {
     }
 }
 
+impl Serialize for Age {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        const DAY: u64 = 86_400;
+        match self.0 {
+            Duration::MAX => to.serialize_str("never"),
+            age if age.as_secs() >= DAY && age == Duration::from_secs(age.as_secs() / DAY * DAY) => {
+                to.collect_str(&format_args!("{}d", age.as_secs() / DAY))
+            }
+            age => match jiff::SignedDuration::try_from(age) {
+                Ok(age) => to.collect_str(&format_args!("{age:#}")),
+                Err(_) => to.serialize_str("never"),
+            },
+        }
+    }
+}
+
 /// One `[[tables]]` entry.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Table {
     pub(super) name: Name,
@@ -190,8 +210,8 @@ pub(super) struct Table {
 }
 
 /// `table` or `schema.table`
-#[derive(Deserialize)]
-pub(super) struct Name(#[serde(deserialize_with = "table_name")] pub(super) TableName);
+#[derive(Deserialize, Serialize)]
+pub(super) struct Name(#[serde(deserialize_with = "table_name", serialize_with = "to_text")] pub(super) TableName);
 
 /// `true`, `false` or `"required"`
 #[derive(Default)]
@@ -224,8 +244,18 @@ impl<'de> Deserialize<'de> for MaterializeSetting {
     }
 }
 
+impl Serialize for MaterializeSetting {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Materialize::IfPresent => to.serialize_bool(true),
+            Materialize::Off => to.serialize_bool(false),
+            Materialize::Required => to.serialize_str("required"),
+        }
+    }
+}
+
 /// An IP address and a port.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Listen(pub(crate) SocketAddr);
 
 impl FromStr for Listen {
@@ -238,7 +268,7 @@ impl FromStr for Listen {
 }
 
 /// What to log; see [`logging`].
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Serialize)]
 pub(crate) struct LogFilter(pub(crate) String);
 
 impl FromStr for LogFilter {
@@ -278,6 +308,36 @@ impl FromStr for DatabaseUrl {
     }
 }
 
+/// As it was written, but for the password.
+impl Serialize for DatabaseUrl {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Memory => to.serialize_str("memory:"),
+            Self::Sqlite(path) => to.collect_str(&format_args!("sqlite://{}", path.display())),
+            Self::Postgres(url) => to.serialize_str(&masked(url)),
+        }
+    }
+}
+
+/// A Postgres URL with its password masked, whether that stands before the host or among the parameters. Masks rather too
+/// much than too little: a password may hold what ends it in a proper URL.
+fn masked(url: &str) -> String {
+    let login = url.rsplit_once('@').and_then(|(login, rest)| Some((login.split_once("://")?, rest)));
+    let text = match login {
+        Some(((scheme, login), rest)) => match login.split_once(':') {
+            Some((user, _)) => format!("{scheme}://{user}:{MASK}@{rest}"),
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    };
+    let Some((place, parameters)) = text.split_once('?') else { return text };
+    let parameters = parameters.split('&').map(|parameter| match parameter.split_once('=') {
+        Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={MASK}"),
+        _ => parameter.to_owned(),
+    });
+    format!("{place}?{}", parameters.collect::<Vec<_>>().join("&"))
+}
+
 /// Names the place without the user, the password and the parameters.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -301,6 +361,15 @@ fn from_text_if_any<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(fr
     Option::<String>::deserialize(from)?.map(|text| text.parse().map_err(de::Error::custom)).transpose()
 }
 
+pub(super) fn to_text<S: Serializer>(value: &impl fmt::Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+/// Shows that there is a secret, and nothing of it.
+pub(super) fn mask<S: Serializer>(secret: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| MASK).serialize(to)
+}
+
 fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
     let text = String::deserialize(from)?;
     TableName::parse_qualified(&text).map_err(|why| de::Error::custom(format!("{text:?} is not a table's name: {why}")))
@@ -321,6 +390,32 @@ mod tests {
             let database: DatabaseUrl = url.parse().map_err(|error| format!("{url}: {error}")).unwrap();
             assert_eq!(database.to_string(), place);
         }
+    }
+
+    #[test]
+    fn a_password_is_masked_wherever_it_stands() {
+        for (url, shown) in [
+            ("postgres://localhost/app", "postgres://localhost/app"),
+            ("postgres://u@db/app?sslmode=require", "postgres://u@db/app?sslmode=require"),
+            ("postgres://u:p@ss:w@db:5432/app", "postgres://u:***@db:5432/app"),
+            ("postgres://u:p?w@db/app", "postgres://u:***@db/app"),
+            (
+                "postgres:///app?host=/run&password=x&sslpassword=y",
+                "postgres:///app?host=/run&password=***&sslpassword=***",
+            ),
+        ] {
+            assert_eq!(masked(url), shown);
+        }
+    }
+
+    #[test]
+    fn an_age_reads_as_it_was_written_out() {
+        for text in ["7d", "1d", "36h", "90m", "1s", "0s", "never"] {
+            let age: Age = text.parse().unwrap();
+            let shown = serde_json::to_value(age).unwrap();
+            assert_eq!(shown.as_str().unwrap().parse(), Ok(age), "{text}");
+        }
+        assert_eq!(serde_json::to_value(Age(Duration::from_secs(7 * 86_400))).unwrap(), "7d");
     }
 
     #[test]
