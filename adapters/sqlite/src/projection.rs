@@ -136,12 +136,13 @@ impl Projection {
         Ok(())
     }
 
-    /// The columns of a table that hold keys of rows of registered tables.
-    fn keys_of(&self, config: &TableConfig) -> HashSet<String> {
+    /// The columns of a table that hold keys of rows of registered tables, and of which.
+    fn keys_of(&self, config: &TableConfig) -> HashMap<String, TableName> {
         let registered = |name: &TableName| self.tables.iter().any(|other| other.table.name == *name);
         let declared = config.table.references.iter().filter(|reference| registered(&reference.parent));
         let found = self.references.iter().filter(|(table, _)| *table == config.table.name).map(|(_, of)| of);
-        declared.chain(found).map(|reference| reference.column.clone()).collect()
+        // What is declared counts, and so comes last.
+        found.chain(declared).map(|reference| (reference.column.clone(), reference.parent.clone())).collect()
     }
 
     /// Whether rows of the table are projected, or ought to be.

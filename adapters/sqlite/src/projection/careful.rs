@@ -1,10 +1,11 @@
 //! A transaction of its own for one task: all of it at once, and if that fails, group by group.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::slice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrigger_application::{Batch, MaterializeError};
+use outrigger_domain::TableName;
 use rusqlite::{Connection, ErrorCode};
 
 use super::{Projection, Row, TIMED_OUT, Task, declarative, failures, rows};
@@ -21,24 +22,38 @@ pub(crate) struct Outcome {
     pub(crate) failed: usize,
 }
 
+/// Where the attempts at a task stand.
+struct Tries {
+    /// The time that is left.
+    budget: Duration,
+    /// Rows that no further attempt projects, with the reasons.
+    given_up: BTreeMap<usize, String>,
+    /// The time that went into writing again what a lost transaction had written.
+    wasted: Duration,
+}
+
 /// Writes the sidecar in any case, projects what can be projected, and records the rest.
 ///
-/// The projection takes at most its bound, over all attempts. Each attempt gets half of what is left, so that one
-/// row that takes for ever does not use up what the others need.
+/// The projection takes at most its bound, over all attempts, and so does all that is written more than once because
+/// of it. Each attempt gets half of what is left, so that one row that takes for ever does not use up what the
+/// others need.
 pub(crate) fn run(
     connection: &mut Connection,
     projection: &mut Projection,
     task: &dyn Task,
 ) -> Result<Outcome, Failure> {
-    let mut budget = projection.timeout;
-    if let Some(outcome) = try_whole(connection, projection, task, &mut budget)? {
+    let mut tries = Tries { budget: projection.timeout, given_up: BTreeMap::new(), wasted: Duration::ZERO };
+    if let Some(outcome) = try_whole(connection, projection, task, &mut tries.budget)? {
         return Ok(outcome);
     }
-    let mut given_up = HashMap::new();
     loop {
-        if let Some(outcome) = Attempt::run(connection, projection, task, (&mut budget, &mut given_up))? {
+        let (began, before) = (Instant::now(), tries.budget);
+        if let Some(outcome) = Attempt::run(connection, projection, task, &mut tries)? {
             return Ok(outcome);
         }
+        let wasted = began.elapsed().saturating_sub(before.saturating_sub(tries.budget));
+        tries.wasted += wasted;
+        tries.budget = tries.budget.saturating_sub(wasted);
     }
 }
 
@@ -115,7 +130,7 @@ struct Attempt<'a, 'c> {
     task: &'a dyn Task,
     rows: Vec<Row>,
     budget: &'a mut Duration,
-    errors: HashMap<usize, String>,
+    errors: BTreeMap<usize, String>,
 }
 
 /// What became of a group.
@@ -132,14 +147,16 @@ impl Attempt<'_, '_> {
         connection: &mut Connection,
         projection: &mut Projection,
         task: &dyn Task,
-        (budget, given_up): (&mut Duration, &mut HashMap<usize, String>),
+        Tries { budget, given_up, wasted }: &mut Tries,
     ) -> Result<Option<Outcome>, Failure> {
+        let is_late = *wasted > projection.timeout / 4;
         let tx = Transaction::begin(connection)?;
         projection.prepare(tx.connection)?;
         let rows = task.write(tx.connection, projection)?;
         let mut attempt = Attempt { tx, projection, task, rows, budget, errors: given_up.clone() };
         if let Err((group, error)) = attempt.groups()? {
-            given_up.extend(group.into_iter().map(|row| (row, error.clone())));
+            given_up.extend(attempt.as_bad(&group).filter(|_| is_late).map(|row| (row, TIMED_OUT.into())));
+            given_up.extend(group.iter().map(|row| (*row, error.clone())));
             return Ok(None);
         }
         let outcome = attempt.record()?;
@@ -182,6 +199,13 @@ impl Attempt<'_, '_> {
             }
             waiting = failed;
         }
+    }
+
+    /// Rows of the tables of a group that lost the transaction, which may do so too, one after another. Rather than all
+    /// of the time, these are given up: the other tables are to have some of it.
+    fn as_bad(&self, group: &[usize]) -> impl Iterator<Item = usize> {
+        let tables: HashSet<&TableName> = group.iter().map(|row| &self.rows[*row].key.table).collect();
+        (0..self.rows.len()).filter(move |row| tables.contains(&self.rows[*row].key.table))
     }
 
     /// Groups that write, parents first; then those that delete, children first.

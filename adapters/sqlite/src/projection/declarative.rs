@@ -21,6 +21,7 @@ pub(super) fn broken_reference() -> MaterializeError {
 }
 
 const NOT_OURS: &str = "the business row was not put there by this user";
+const IGNORED: &str = "a trigger of the table ignored the row";
 
 #[async_trait]
 impl Materializer<Connection> for Shape {
@@ -67,9 +68,14 @@ impl Shape {
         }
         match run(&self.insert(&names)).map_err(refusal)? {
             1 => Ok(()),
-            _ if self.exists(tx, row)? => Err(MaterializeError(NOT_OURS.into())),
-            _ => Err(MaterializeError("a trigger of the table ignored the row".into())),
+            _ if self.exists(tx, row)? => Err(self.left_alone(row)),
+            _ => Err(MaterializeError(IGNORED.into())),
         }
+    }
+
+    /// Why a row is still as it was. Of a row of ours only the owner's column could say that it is another's now.
+    fn left_alone(&self, row: &NetRow<'_>) -> MaterializeError {
+        MaterializeError(if row.ours && self.owner.is_none() { IGNORED } else { NOT_OURS }.into())
     }
 
     fn delete(&self, tx: &Connection, user: &UserId, row: &NetRow<'_>) -> Result<(), MaterializeError> {
@@ -85,7 +91,7 @@ impl Shape {
                 return Ok(());
             }
         }
-        if self.exists(tx, row)? { Err(MaterializeError(NOT_OURS.into())) } else { Ok(()) }
+        if self.exists(tx, row)? { Err(self.left_alone(row)) } else { Ok(()) }
     }
 
     fn exists(&self, tx: &Connection, row: &NetRow<'_>) -> Result<bool, MaterializeError> {

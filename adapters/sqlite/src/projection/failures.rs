@@ -19,6 +19,13 @@ pub(super) fn any(tx: &Connection, user: &UserId) -> Result<bool, Failure> {
     Ok(tx.prepare_cached("SELECT 1 FROM materialize_failures WHERE user_id = ?1")?.exists([user.as_str()])?)
 }
 
+/// Removes one failure.
+pub(super) fn remove(tx: &Connection, user: &UserId, id: i64) -> Result<(), Failure> {
+    let mut statement = tx.prepare_cached("DELETE FROM materialize_failures WHERE user_id = ?1 AND id = ?2")?;
+    statement.execute(params![user.as_str(), id])?;
+    Ok(())
+}
+
 /// Removes all failures of a row.
 pub(super) fn clear(tx: &Connection, user: &UserId, key: &RowKey) -> Result<(), Failure> {
     let mut statement = tx.prepare_cached(

@@ -23,7 +23,9 @@ fn text(error: &rusqlite::Error) -> String {
         // Its message is what the trigger says, which may quote the row.
         ffi::SQLITE_CONSTRAINT_TRIGGER => "SQLITE_CONSTRAINT_TRIGGER: a trigger refused the row".into(),
         ffi::SQLITE_INTERRUPT => super::TIMED_OUT.into(),
-        ffi::SQLITE_ERROR if ["no such ", "table "].iter().any(|start| message.starts_with(start)) => {
+        ffi::SQLITE_ERROR
+            if ["no such ", "table ", "foreign key mismatch"].iter().any(|start| message.starts_with(start)) =>
+        {
             named("SQLITE_ERROR")
         }
         other => format!("SQLite refused the row with its result code {other}"),

@@ -1,5 +1,7 @@
 //! The rows that a transaction projects, and where they come from.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use outrigger_application::NetRow;
 use outrigger_application::projection::net;
@@ -70,10 +72,9 @@ impl Task for Commit<'_> {
     }
 
     fn groups(&self, rows: &[Row]) -> Vec<Vec<usize>> {
-        let position = |effect: &usize| {
-            let key = &self.plan.log[self.plan.rows[*effect].entry].change.row;
-            rows.iter().position(|row| row.key == *key)
-        };
+        let positions: HashMap<&RowKey, usize> = rows.iter().map(|row| &row.key).zip(0..).collect();
+        let position =
+            |effect: &usize| positions.get(&self.plan.log[self.plan.rows[*effect].entry].change.row).copied();
         let groups = net::groups(self.plan).into_iter();
         groups
             .map(|group| group.iter().filter_map(position).collect())
@@ -104,7 +105,7 @@ impl Task for Listed {
     }
 
     fn write(&self, tx: &Connection, _projection: &Projection) -> Result<Vec<Row>, Failure> {
-        self.keys.iter().map(|key| current(tx, &self.user, key)).collect()
+        self.keys.iter().filter_map(|key| current(tx, &self.user, key).transpose()).collect()
     }
 
     fn groups(&self, rows: &[Row]) -> Vec<Vec<usize>> {
@@ -116,8 +117,8 @@ impl Task for Listed {
     }
 }
 
-/// The row as the sidecar has it now.
-fn current(tx: &Connection, user: &UserId, key: &RowKey) -> Result<Row, Failure> {
+/// The row as the sidecar has it now; none if it is forgotten.
+fn current(tx: &Connection, user: &UserId, key: &RowKey) -> Result<Option<Row>, Failure> {
     let mut statement = tx.prepare_cached(
         "SELECT meta.server_version, meta.deleted, meta.projected, state.payload FROM sync_row_meta AS meta \
          LEFT JOIN sync_state AS state USING (user_id, schema_name, table_name, pk_uuid) \
@@ -127,9 +128,7 @@ fn current(tx: &Connection, user: &UserId, key: &RowKey) -> Result<Row, Failure>
     let of_row = params![user.as_str(), table.schema(), table.table(), text(key.pk, &mut buffer)];
     let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
     let found: Option<(i64, bool, bool, Option<String>)> = statement.query_row(of_row, row).optional()?;
-    let Some((version, deleted, ours, payload)) = found else {
-        return Err(Failure::corrupt(format_args!("row {key} has a failure and no version")));
-    };
+    let Some((version, deleted, ours, payload)) = found else { return Ok(None) };
     let payload = payload.and_then(Payload::from_text);
     if deleted == payload.is_some() {
         return Err(Failure::corrupt(format_args!("row {key} has deleted = {deleted}, and its state says otherwise")));
@@ -139,7 +138,7 @@ fn current(tx: &Connection, user: &UserId, key: &RowKey) -> Result<Row, Failure>
         (false, 1) => OpKind::Insert,
         (false, _) => OpKind::Update,
     };
-    Ok(Row { key: key.clone(), version: RowVersion(version), op, payload, ours })
+    Ok(Some(Row { key: key.clone(), version: RowVersion(version), op, payload, ours }))
 }
 
 fn is_ours(tx: &Connection, user: &UserId, key: &RowKey) -> Result<bool, Failure> {

@@ -3,7 +3,7 @@
 //! SQLite has no schemas. The business table of `public.users` is the table `users`; that of `shop.users` is the
 //! table with the dot in its name, `"shop.users"`: no other name of a table can be mistaken for it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use outrigger_application::TableConfig;
 use outrigger_domain::catalog::DEFAULT_SCHEMA;
@@ -19,6 +19,9 @@ const SIDECAR: &[&str] = &[
     "sync_state",
     "server_change_log",
     "materialize_failures",
+    "sync_epoch",
+    "sync_pruned_key",
+    "sync_source",
     "sync_schema_migrations",
 ];
 
@@ -64,8 +67,11 @@ pub(crate) fn references(
     for child in tables {
         for key in foreign_keys(connection, &plain_name(&child.table.name))? {
             let parent = tables.iter().find(|of| plain_name(&of.table.name).eq_ignore_ascii_case(&key.parent));
+            // A key that is no uuid or text cannot be that of a synced row, whatever the table is called.
             if let (Some(parent), [from], [to]) = (parent, &key.from[..], &key.to[..])
-                && pk_columns(connection, &key.parent)?.iter().all(|(name, _)| name.eq_ignore_ascii_case(to))
+                && let [(name, declared)] = &pk_of_parent(connection, &key.parent)[..]
+                && name.eq_ignore_ascii_case(to)
+                && is_key(declared)
             {
                 let reference = Reference { column: from.clone(), parent: parent.table.name.clone() };
                 found.push((child.table.name.clone(), reference));
@@ -75,8 +81,12 @@ pub(crate) fn references(
     Ok(found)
 }
 
-/// Reads a table's shape. `keys` are its columns that hold keys of rows of registered tables.
-pub(crate) fn read(connection: &Connection, config: &TableConfig, keys: &HashSet<String>) -> rusqlite::Result<Found> {
+/// Reads a table's shape. `keys` are its columns that hold keys of rows of registered tables, each with that table.
+pub(crate) fn read(
+    connection: &Connection,
+    config: &TableConfig,
+    keys: &HashMap<String, TableName>,
+) -> rusqlite::Result<Found> {
     let name = plain_name(&config.table.name);
     let refused = |why: String| Ok(Found::Refused(format!("table {} cannot be projected: {why}", config.table.name)));
     let mut statement = connection.prepare_cached(
@@ -129,10 +139,18 @@ fn is_key(declared: &str) -> bool {
     untyped || matches!(Type::of(declared), Type::UuidText | Type::Text | Type::Bytes)
 }
 
-fn columns(connection: &Connection, table: &str, keys: &HashSet<String>) -> rusqlite::Result<Vec<Column>> {
+fn columns(connection: &Connection, table: &str, keys: &HashMap<String, TableName>) -> rusqlite::Result<Vec<Column>> {
     let mut statement = connection.prepare_cached("SELECT name, type FROM pragma_table_xinfo(?1) WHERE hidden = 0")?;
     let column = |name: String, declared: String| {
-        let kind = if keys.contains(&name) { Type::of_key(&declared) } else { Type::of(&declared) };
+        let kind = match keys.get(&name) {
+            // A reference without a type is what the key that it is to equal is.
+            Some(parent) if declared.is_empty() => {
+                let key = pk_of_parent(connection, &plain_name(parent));
+                Type::of_key(key.first().map_or("", |(_, declared)| declared))
+            }
+            Some(_) => Type::of_key(&declared),
+            None => Type::of(&declared),
+        };
         Column { name, kind }
     };
     statement.query_map([table], |row| Ok(column(row.get(0)?, row.get(1)?)))?.collect()
@@ -142,6 +160,12 @@ fn pk_columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(Str
     let mut statement =
         connection.prepare_cached("SELECT name, type FROM pragma_table_xinfo(?1) WHERE pk > 0 ORDER BY pk")?;
     statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+/// The key of what a foreign key leads to. That may be anything, also a view that cannot be read any more: its rows
+/// are refused by SQLite itself, and the other tables have nothing to do with it.
+fn pk_of_parent(connection: &Connection, parent: &str) -> Vec<(String, String)> {
+    pk_columns(connection, parent).unwrap_or_default()
 }
 
 /// One foreign key; it may have several columns.
@@ -167,8 +191,9 @@ fn foreign_keys(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Fo
     }
     for key in keys.iter_mut().filter(|key| key.to.is_empty()) {
         // Without columns it refers to the parent's primary key.
-        key.to = pk_columns(connection, &key.parent)?.into_iter().map(|(name, _)| name).collect();
+        key.to = pk_of_parent(connection, &key.parent).into_iter().map(|(name, _)| name).collect();
     }
+    keys.retain(|key| key.to.len() == key.from.len());
     Ok(keys)
 }
 

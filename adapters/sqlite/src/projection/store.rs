@@ -10,6 +10,7 @@ use outrigger_domain::{Reference, RowKey, TableName, UserId};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
+use super::careful::Outcome;
 use super::{Listed, careful, failures};
 use crate::SqliteStore;
 use crate::error::Failure;
@@ -52,7 +53,13 @@ impl ProjectionStore for SqliteStore {
         let retry = move |connection: &mut Connection, projection: &mut super::Projection| {
             let Some(found) = failures::find(connection, &user, id)? else { return Ok(Retried::Unknown) };
             let task = Listed { user, at: found.first_seen, keys: vec![found.row], retried: Some(id) };
-            if careful::run(connection, projection, &task)?.failed == 0 {
+            let outcome = careful::run(connection, projection, &task)?;
+            if outcome == Outcome::default() {
+                // Of a row that is forgotten nothing is left to be tried.
+                failures::remove(connection, &task.user, id)?;
+                return Ok(Retried::Unknown);
+            }
+            if outcome.failed == 0 {
                 return Ok(Retried::Materialized);
             }
             Ok(failures::find(connection, &task.user, id)?.map_or(Retried::Unknown, Retried::Failed))

@@ -4,12 +4,12 @@
 //!
 //! | declared type contains | takes (see `outrigger_application::projection::convert`) | is stored as |
 //! | --- | --- | --- |
-//! | *(a reference to a registered table)* | uuid | 16 bytes where the type contains `BLOB`, else text |
+//! | *(a reference to a registered table)* | uuid | 16 bytes where the type contains `BLOB`, else text; without a type as the key that it refers to |
 //! | `UUID`, `GUID` | uuid | text, lower case with hyphens |
 //! | `BOOL` | boolean | 0 or 1 |
 //! | `TIMESTAMP`, `DATETIME` | timestamp | RFC 3339 text in UTC with six digits of a second, which sorts as text |
 //! | `DATE` | date | text, `YYYY-MM-DD` |
-//! | `JSON` | json | its text as it came; JSON null is NULL |
+//! | `JSON` | json | its text as it came, but for a bare number, of which SQLite makes one; JSON null is NULL |
 //! | `INT` | integer: a time as the number that came | INTEGER of 64 bits |
 //! | `CHAR`, `CLOB`, `TEXT` | text | TEXT: all digits of a number, a time as it came |
 //! | `BLOB` | bytes | BLOB |

@@ -3,6 +3,7 @@
 mod conversions;
 mod failing;
 mod isolation;
+mod odd;
 mod opening;
 mod property;
 mod repair;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use outrigger_application::ports::projection::{Failure, FailureFilter};
 use outrigger_application::{
-    Hub, ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadPorts, UploadService,
+    Hub, ProjectionStore, SharedCatalog, SystemClock, TableConfig, UploadPorts, UploadService, tables as configured,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_domain::{Catalog, Decision, RawChange, SourceId, TableName, Upload, UserId};
+use outrigger_domain::{Decision, RawChange, SourceId, TableName, Upload, UserId};
 use outrigger_sqlite::{OpenError, SqliteOptions, SqliteStore};
 use rusqlite::Connection;
 use serde_json::value::RawValue;
@@ -34,6 +34,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<SqliteStore>,
     pub(crate) shell: Connection,
     folder: tempfile::TempDir,
+    tables: Vec<TableConfig>,
+    catalog: SharedCatalog,
     uploads: UploadService,
     ids: AtomicI64,
     versions: Mutex<HashMap<(String, String, u128), i64>>,
@@ -50,13 +52,20 @@ impl World {
         let shell = Connection::open(&path).unwrap();
         shell.busy_timeout(Duration::from_secs(10)).unwrap();
         shell.execute_batch(sql).unwrap();
-        let catalog = Catalog::new(options.tables.iter().map(|config| config.table.clone()));
+        let tables = options.tables.clone();
         let store = Arc::new(SqliteStore::open(&path, options)?);
-        let catalog = SharedCatalog::new(catalog);
+        let catalog = SharedCatalog::new(configured::catalog(&tables, &[]));
         let ports =
             UploadPorts { store: store.clone(), clock: Arc::new(SystemClock), notifier: Arc::new(Hub::default()) };
-        let uploads = UploadService::new(ports, catalog, UploadLimits::default());
-        Ok(Self { store, shell, folder, uploads, ids: AtomicI64::new(1), versions: Mutex::default() })
+        let uploads = UploadService::new(ports, catalog.clone(), UploadLimits::default());
+        let (ids, versions) = (AtomicI64::new(1), Mutex::default());
+        Ok(Self { store, shell, folder, tables, catalog, uploads, ids, versions })
+    }
+
+    /// Puts the foreign keys of the database in force, as a server does all the time.
+    pub(crate) async fn refresh(&self) {
+        let found = self.store.refresh_catalog().await.unwrap();
+        self.catalog.replace(configured::catalog(&self.tables, &found));
     }
 
     pub(crate) fn path(&self) -> std::path::PathBuf {
@@ -65,12 +74,34 @@ impl World {
 
     /// Uploads changes, each at the version that its row has; all apply.
     pub(crate) async fn up(&self, who: &str, changes: &[Change<'_>]) {
-        let submissions = changes.iter().map(|change| self.submission(who, change)).collect();
-        let upload = Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false, epoch: None };
-        let verdict = self.uploads.upload(&user(who), upload).await.unwrap();
-        for decision in &verdict.decisions {
+        for decision in &self.try_up(who, changes).await {
             assert!(matches!(decision, Decision::Applied { .. }), "{decision:?}");
         }
+    }
+
+    /// Uploads changes, each at the version that its row has, and gives what became of them.
+    pub(crate) async fn try_up(&self, who: &str, changes: &[Change<'_>]) -> Vec<Decision> {
+        let submissions = changes.iter().map(|change| self.submission(who, change)).collect();
+        let upload = Upload { source: SourceId::parse("phone").unwrap(), submissions, atomic: false, epoch: None };
+        self.uploads.upload(&user(who), upload).await.unwrap().decisions
+    }
+
+    /// Uploads changes of which some may be refused, and remembers the versions as they are then.
+    pub(crate) async fn settle(&self, who: &str, changes: &[Change<'_>]) {
+        let decisions = self.try_up(who, changes).await;
+        if decisions.iter().all(|decision| matches!(decision, Decision::Applied { version: Some(_) })) {
+            return;
+        }
+        let known = "SELECT table_name, pk_uuid, server_version FROM sync_row_meta WHERE user_id = ?1";
+        let mut known = self.shell.prepare(known).unwrap();
+        let row = |row: &rusqlite::Row<'_>| {
+            let pk: Uuid = row.get::<_, String>(1)?.parse().unwrap();
+            Ok(((who.to_owned(), row.get(0)?, pk.as_u128()), row.get(2)?))
+        };
+        let known: HashMap<_, i64> = known.query_map([who], row).unwrap().map(Result::unwrap).collect();
+        let mut versions = self.versions.lock().unwrap();
+        versions.retain(|(user, ..), _| user != who);
+        versions.extend(known);
     }
 
     fn submission(&self, who: &str, (op, table, pk, payload): &Change<'_>) -> outrigger_domain::Submission {
