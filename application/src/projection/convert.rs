@@ -12,7 +12,7 @@
 //! | json | anything, as it is |
 //! | text | text; anything else as its JSON |
 //! | label | one of the labels |
-//! | array | an array of what its elements take |
+//! | array | an array of what its elements take, or of such arrays: one more dimension |
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
@@ -135,8 +135,12 @@ fn array<'a>(element: &Kind, member: &'a RawValue) -> Result<Value<'a>, Mismatch
     let wanted = Kind::Array(Box::new(element.clone())).noun();
     let found = Json::read(member.get()).noun();
     let elements: Vec<&RawValue> = serde_json::from_str(member.get()).map_err(|_| Mismatch { wanted, found })?;
-    let values: Result<_, _> = elements.into_iter().map(|value| convert(element, value)).collect();
-    Ok(Value::Array(values?))
+    let value = |value: &'a RawValue| match Json::read(value.get()) {
+        // As Postgres reads JSON itself: of another dimension, unless the elements are JSON.
+        Json::Array(_) if *element != Kind::Json => array(element, value),
+        _ => convert(element, value),
+    };
+    Ok(Value::Array(elements.into_iter().map(value).collect::<Result<_, _>>()?))
 }
 
 /// A JSON value, read one level deep.
@@ -368,6 +372,13 @@ mod tests {
         assert_eq!(of(&mood, "\"mad\""), None);
         let list = Kind::Array(Box::new(Kind::Integer));
         assert_eq!(of(&list, "[1,null]"), Some(Value::Array(vec![Value::Integer(1), Value::Null])));
+        let row = |n: i64| Value::Array(vec![Value::Integer(n), Value::Integer(n + 1)]);
+        assert_eq!(of(&list, "[[1,2],[3,4]]"), Some(Value::Array(vec![row(1), row(3)])));
+        let texts = Kind::Array(Box::new(Kind::Text));
+        assert_eq!(of(&texts, r#"[["a"]]"#), Some(Value::Array(vec![Value::Array(vec![Value::Text("a".into())])])));
+        let json = Kind::Array(Box::new(Kind::Json));
+        assert_eq!(of(&json, "[[1]]"), Some(Value::Array(vec![Value::Json("[1]")])));
+        assert_eq!(of(&list, "[[\"x\"]]"), None);
         assert_eq!(of(&list, "[\"x\"]"), None);
         assert_eq!(of(&list, "1"), None);
     }

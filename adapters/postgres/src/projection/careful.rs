@@ -18,8 +18,8 @@ use super::values::{self, NetChange, Values};
 use super::{Projection, Targets, sql};
 use crate::error;
 
-/// What is recorded when the business row was put there by somebody else, or a trigger kept it as it was.
-const NOT_OURS: &str = "the business row was not put there by this user";
+/// What is recorded when the business row is not as it was to be, and no error says why.
+const NOT_OURS: &str = "the business row was not put there by this user, or a trigger of the table ignored the row";
 const TIMED_OUT: &str = "timed out";
 
 /// What is still to come in the transaction is not bound by what was left for the part.

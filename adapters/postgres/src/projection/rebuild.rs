@@ -78,6 +78,13 @@ pub(crate) async fn retry(store: &PostgresStore, user: &UserId, id: i64) -> Resu
     };
     let RowKey { table, pk } = failures::read(&found)?.row;
     let states = states(tx.connection(), user, (&table, &[pk])).await?;
+    if states.is_empty() {
+        // Of a row that is forgotten nothing is left to be tried.
+        let remove = sqlx::query("DELETE FROM sync.materialize_failures WHERE user_id = $1 AND id = $2");
+        remove.bind(user.as_str()).bind(id).execute(tx.connection()).await.map_err(from_sqlx)?;
+        tx.commit().await.map_err(from_sqlx)?;
+        return Ok(Retried::Unknown);
+    }
     if !store.projection.projects(&store.projection.targets(), &table) {
         let failed = count_up(tx.connection(), user, (id, format!("table {table} is not projected"))).await?;
         tx.commit().await.map_err(from_sqlx)?;
@@ -117,9 +124,9 @@ pub(crate) async fn rebuild(
     }
     for (user, pks) in by_user {
         let user = UserId::parse(&user).map_err(|_| corrupt("a row of a user whose id is none"))?;
-        let failed = rebuild_user(store, &user, (table, &pks), at).await?;
+        let (rows, failed) = rebuild_user(store, &user, (table, &pks), at).await?;
         step.failed += failed as u64;
-        step.projected += (pks.len() - failed) as u64;
+        step.projected += (rows - failed) as u64;
         step.next = pks.last().map(|&pk| RebuildCursor { user, pk });
     }
     step.next = step.next.filter(|_| more);
@@ -133,13 +140,13 @@ async fn look_again(store: &PostgresStore) {
     }
 }
 
-/// Gives how many rows failed.
+/// Gives how many rows there were, and how many of them failed. One that was forgotten meanwhile is not there.
 async fn rebuild_user(
     store: &PostgresStore,
     user: &UserId,
     (table, pks): (&TableName, &[Uuid]),
     at: Timestamp,
-) -> Result<usize, StoreError> {
+) -> Result<(usize, usize), StoreError> {
     let mut tx = store.sessions.begin().await.map_err(from_sqlx)?;
     sqlx::query(TURN).bind(user.as_str()).execute(tx.connection()).await.map_err(from_sqlx)?;
     let states = states(tx.connection(), user, (table, pks)).await?;
@@ -147,7 +154,7 @@ async fn rebuild_user(
     let rows: Vec<NetChange<'_>> = states.iter().map(State::change).collect();
     failures::record(tx.connection(), user, at, (&rows, &failed)).await.map_err(from_sqlx)?;
     tx.commit().await.map_err(from_sqlx)?;
-    Ok(failed.len())
+    Ok((rows.len(), failed.len()))
 }
 
 async fn states(

@@ -50,7 +50,8 @@ LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 LEFT JOIN pg_constraint p ON p.conrelid = w.relid AND p.contype = 'p'
 ORDER BY w.place, a.attnum";
 
-/// Foreign keys of one column that lead to the primary key of a table.
+/// Foreign keys of one column that lead to the primary key of a table. A key that is no uuid or text cannot be that of a
+/// synced row, whatever the table is called.
 const REFERENCES: &str = "
 SELECT n.nspname::text, c.relname::text, a.attname::text, pn.nspname::text, pc.relname::text
 FROM pg_constraint f
@@ -58,9 +59,14 @@ JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamesp
 JOIN pg_class pc ON pc.oid = f.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
 JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
 JOIN pg_constraint k ON k.conrelid = f.confrelid AND k.contype = 'p' AND k.conkey = f.confkey
+JOIN pg_attribute b ON b.attrelid = f.confrelid AND b.attnum = f.confkey[1]
+JOIN pg_type t ON t.oid = b.atttypid AND (t.typtype = 'd' OR t.typname IN ('uuid', 'text', 'varchar'))
 WHERE f.contype = 'f' AND f.conparentid = 0 AND cardinality(f.conkey) = 1
   AND (n.nspname::text, c.relname::text) IN (SELECT * FROM unnest($1::text[], $2::text[]))
 ORDER BY 1, 2, f.conname";
+
+/// The schema of the server's own tables.
+const SIDECAR: &str = "sync";
 
 /// A business table that can be projected onto.
 #[derive(Debug, PartialEq)]
@@ -210,6 +216,9 @@ fn kind(typname: &str) -> Kind {
 
 fn shape(config: &TableConfig, columns: Vec<Found>) -> Result<Shape, String> {
     let name = config.table.name.clone();
+    if name.schema() == SIDECAR {
+        return Err(format!("table {name} is one of the server's own, and cannot be projected onto"));
+    }
     if let Some(kind) = columns.iter().find_map(|found| found.no_table.as_deref()) {
         return Err(format!("{name} is a {kind}, and only a table can be projected onto"));
     }

@@ -98,7 +98,10 @@ fn text(value: Value<'_>) -> Option<String> {
 
 /// An element as it stands in the text of an array.
 fn element(value: Value<'_>) -> String {
+    let is_array = matches!(value, Value::Array(_));
     match text(value) {
+        // One more dimension.
+        Some(text) if is_array => text,
         None => "NULL".into(),
         Some(text) => format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")),
     }

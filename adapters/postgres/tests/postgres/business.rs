@@ -42,7 +42,13 @@ impl World {
         let database = postgres_database().await;
         let mut shell = PgConnection::connect(database.url()).await.unwrap();
         sqlx::raw_sql(sql).execute(&mut shell).await.unwrap();
-        let store = PostgresStore::connect(database.url(), options.clone()).await.unwrap();
+        let url = database.url().to_owned();
+        Self::on(database, &url, options).await
+    }
+
+    /// With a store that connects by another url than the shells do.
+    pub(crate) async fn on(database: TestDatabase, url: &str, options: PostgresOptions) -> Self {
+        let store = PostgresStore::connect(url, options.clone()).await.unwrap();
         let found = store.refresh_catalog().await.unwrap();
         let catalog = SharedCatalog::new(tables::catalog(&options.tables, &found));
         let limits = UploadLimits::default();

@@ -41,15 +41,7 @@ impl Fixture {
 
     /// Returns once a statement of the store waits for a lock.
     pub(crate) async fn wait_until_blocked(&self) {
-        let mut sql = self.sql().await;
-        let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                       AND application_name = 'outrigger' AND wait_event_type = 'Lock'";
-        let waiting = async {
-            while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut sql).await.unwrap() == 0 {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("a statement waits for a lock");
+        wait_until_blocked(&mut self.sql().await).await;
     }
 
     /// All that the sidecar holds, as text.
@@ -61,6 +53,18 @@ impl Fixture {
                    ORDER BY 1";
         sqlx::query_scalar(sql).fetch_all(&mut self.sql().await).await.unwrap()
     }
+}
+
+/// Returns once a statement of a store on this database waits for a lock.
+pub(crate) async fn wait_until_blocked(sql: &mut PgConnection) {
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                   AND application_name = 'outrigger' AND wait_event_type = 'Lock'";
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut *sql).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("a statement waits for a lock");
 }
 
 pub(crate) fn user(name: &str) -> UserId {
