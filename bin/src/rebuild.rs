@@ -4,8 +4,9 @@ use std::fmt;
 use std::io::{Write, stdout};
 use std::str::FromStr;
 
-use outrigger_application::ports::projection::RebuildCursor;
-use outrigger_application::{Clock, Materialize, SystemClock};
+use indicatif::ProgressBar;
+use outrigger_application::ports::projection::{FailureFilter, ProjectionStore, RebuildCursor};
+use outrigger_application::{Clock, Materialize, StoreError, SystemClock};
 use outrigger_domain::{TableName, UserId};
 use uuid::Uuid;
 
@@ -40,38 +41,76 @@ pub(crate) async fn run(config: &Config, args: &MaterializeArgs) -> Result<Outco
     check(config, &args.rebuild)?;
     let store = wire::open_existing(config).await?.projection;
     let told_to_stop = shutdown::listen().map_err(|error| failed("cannot listen for signals", error))?;
-    tokio::pin!(told_to_stop);
     let bar = output::counter();
-    let (mut projected, mut failures) = (0, 0);
     let mut after = args.after.clone();
-    loop {
-        let cursor = after.clone().map(|Cursor(cursor)| cursor);
-        let step = tokio::select! {
-            step = store.rebuild(&args.rebuild, cursor, args.batch, SystemClock.now()) => step,
-            // A step that is cut short is undone, or done again by the next run: both come to the same.
-            () = &mut told_to_stop => {
-                bar.abandon();
-                say_how_to_go_on(after.as_ref());
-                return Err(RunError::Failed("stopped before all rows were rebuilt".into()));
-            }
-        };
-        let step = step.map_err(|error| {
-            bar.abandon();
-            say_how_to_go_on(after.as_ref());
-            failed("the rebuild stopped", error)
-        })?;
-        projected += step.projected;
-        failures += step.failed;
-        bar.set_position(projected + failures);
-        bar.set_message(format!("rebuilt, {failures} failed"));
-        match step.next {
-            Some(next) => after = Some(Cursor(next)),
-            None => break,
+    let rebuilt = tokio::select! {
+        rebuilt = passes(&*store, args, (&mut after, &bar)) => {
+            rebuilt.map_err(|error| failed("the rebuild stopped", error))
         }
-    }
+        // A step that is cut short is undone, or done again by the next run: both come to the same.
+        () = told_to_stop => Err(RunError::Failed("stopped before all rows were rebuilt".into())),
+    };
+    let Pass { projected, failures } = rebuilt.inspect_err(|_| {
+        bar.abandon();
+        say_how_to_go_on(after.as_ref());
+    })?;
     bar.finish_and_clear();
     let _ = writeln!(stdout(), "{}: {projected} rows rebuilt, {failures} failed", args.rebuild);
     Ok(if failures == 0 { Outcome::Done } else { Outcome::Remaining })
+}
+
+/// What has come of the rows behind a cursor.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Pass {
+    projected: u64,
+    failures: u64,
+}
+
+/// Goes over the table, and once more over all of it as long as that helps: a row may need one that comes behind it, be
+/// it a parent in the same table or a row that held its unique value.
+async fn passes(
+    store: &dyn ProjectionStore,
+    args: &MaterializeArgs,
+    (after, bar): (&mut Option<Cursor>, &ProgressBar),
+) -> Result<Pass, StoreError> {
+    let filter =
+        FailureFilter { schema: Some(args.rebuild.schema().to_owned()), table: Some(args.rebuild.table().to_owned()) };
+    let mut before = None;
+    loop {
+        let is_whole = after.is_none();
+        let pass = pass(store, args, (after, bar)).await?;
+        let is_done = if is_whole {
+            pass.failures == 0 || before.is_some_and(|before| pass.failures >= before)
+        } else {
+            // What had failed before the cursor is not known but by what is recorded.
+            store.all_failures(&filter, None, 1).await?.is_empty()
+        };
+        if is_done {
+            return Ok(pass);
+        }
+        before = is_whole.then_some(pass.failures);
+        *after = None;
+    }
+}
+
+async fn pass(
+    store: &dyn ProjectionStore,
+    args: &MaterializeArgs,
+    (after, bar): (&mut Option<Cursor>, &ProgressBar),
+) -> Result<Pass, StoreError> {
+    let mut pass = Pass::default();
+    loop {
+        let cursor = after.clone().map(|Cursor(cursor)| cursor);
+        let step = store.rebuild(&args.rebuild, cursor, args.batch, SystemClock.now()).await?;
+        pass.projected += step.projected;
+        pass.failures += step.failed;
+        bar.set_position(pass.projected + pass.failures);
+        bar.set_message(format!("rebuilt, {} failed", pass.failures));
+        match step.next {
+            Some(next) => *after = Some(Cursor(next)),
+            None => return Ok(pass),
+        }
+    }
 }
 
 fn check(config: &Config, table: &TableName) -> Result<(), RunError> {

@@ -1,8 +1,8 @@
 //! Idempotency keys in the long run, and what is remembered of the devices.
 
-use outrigger_application::Caller;
 use outrigger_application::ports::projection::{FailureFilter, Retried};
-use outrigger_domain::{Decision, ServerSeq};
+use outrigger_application::{Caller, Clock};
+use outrigger_domain::{Decision, ServerSeq, TableName};
 
 use crate::world::*;
 
@@ -102,14 +102,14 @@ pub async fn a_source_is_told_its_highest_number_whatever_was_forgotten<B: LongL
 pub async fn contacts_are_remembered<B: LongLived>(world: &World<B>) {
     let (here, there) = (world.contacts().await, world.contacts().await);
     let phone = caller(&world.device("alice", "phone"));
-    let noon = outrigger_application::Clock::now(&*world.clock);
+    let noon = world.clock.now();
     here.note(&phone, Some(ServerSeq(3)));
     here.flush().await.expect("storage works");
     world.clock.pass_days(1);
     there.note(&phone, None);
     there.flush().await.expect("storage works");
     let record = here.source(&phone).await.expect("storage works");
-    let later = outrigger_application::Clock::now(&*world.clock);
+    let later = world.clock.now();
     assert_eq!((record.first_contact, record.last_contact), (Some(noon), Some(later)));
     assert_eq!(record.cursor, Some(ServerSeq(3)));
     let unknown = here.source(&caller(&world.device("alice", "tablet"))).await.expect("storage works");
@@ -132,7 +132,16 @@ pub async fn a_forgotten_row_leaves_no_failures_behind<B: Projecting + LongLived
     world.clock.pass_days(91);
     assert_eq!(world.sweep().await.tombstones, 1);
     assert_eq!(left().await, [2]);
-    assert_eq!(store.retry(&bob.user, 1).await.expect("storage works"), Retried::Unknown);
+    for id in [1, 3] {
+        assert_eq!(store.retry(&bob.user, id).await.expect("storage works"), Retried::Unknown);
+    }
+    let all = store.all_failures(&FailureFilter::default(), None, 10).await.expect("storage works");
+    assert_eq!(all.iter().map(|failure| (failure.row.pk, failure.id)).collect::<Vec<_>>(), [(pk(2), 2)]);
+    // A rebuild has nothing to do with it either: two rows of Alice's are there, and one of Bob's that fails.
+    let users = TableName::parse_qualified("users").expect("a good name");
+    let step = store.rebuild(&users, None, 10, world.clock.now()).await.expect("storage works");
+    assert_eq!((step.projected, step.failed, step.next), (2, 1, None));
+    assert_eq!(left().await, [2]);
     // The row begins anew, and so do its failures.
     bob.apply([insert(4, pk(1), "{}")]).await;
     let failures = store.failures(&bob.user, &FailureFilter::default(), 2, 10).await.expect("storage works");
