@@ -83,6 +83,11 @@ impl UploadService {
         Self { inner: Arc::new(Inner { ports, catalog, limits, lanes: Lanes::default() }) }
     }
 
+    /// Changes in one upload, at the most.
+    pub fn changes_max(&self) -> usize {
+        self.inner.limits.changes_max
+    }
+
     /// Checks one change as it was sent.
     pub fn admit(&self, raw: RawChange<'_>) -> Submission {
         admit(raw, &self.inner.catalog.current(), &self.inner.limits)

@@ -177,7 +177,7 @@ impl Submission {
 pub struct Upload {
     /// The source that made the changes.
     pub source: SourceId,
-    /// The changes, in the order in which they are decided.
+    /// The changes, in the order in which they are decided. Of too many, one more than the limit is enough.
     pub submissions: Vec<Submission>,
     /// Whether all of them are applied or none.
     pub atomic: bool,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Whether valid JSON text nests arrays and objects more than `levels` deep.
@@ -181,14 +181,9 @@ fn put_number(form: &mut Vec<u8>, written: &str) {
 /// The members of a JSON object that have these names, in their order; of one that occurs twice the last.
 /// None if the text is no JSON object.
 pub fn members<'a>(text: &'a str, names: &[&str]) -> Option<Vec<Option<&'a RawValue>>> {
-    let object: Members<'a> = serde_json::from_str(text).ok()?;
-    let mut found = vec![None; names.len()];
-    for (name, value) in object.0 {
-        if let Some(position) = names.iter().position(|wanted| is_name(name, wanted)) {
-            found[position] = Some(value);
-        }
-    }
-    Some(found)
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let found = Members(names).deserialize(&mut deserializer).ok()?;
+    deserializer.end().ok().map(|()| found)
 }
 
 /// Whether a member's name as it is written means this name. An escape that is no character means none.
@@ -200,31 +195,33 @@ fn is_name(written: &RawValue, name: &str) -> bool {
     }
 }
 
-/// An object's members in the order of the text. The names stay as they are written: one that is no
-/// Unicode string must not make the others unreadable.
-struct Members<'a>(Vec<(&'a RawValue, &'a RawValue)>);
+/// How the members of these names are read. All names stay as they are written: one that is no Unicode string must not
+/// make the others unreadable. What is not wanted is not kept, however much there is of it.
+struct Members<'n>(&'n [&'n str]);
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visit;
+impl<'de> DeserializeSeed<'de> for Members<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
 
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Members<'de>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
+impl<'de> Visitor<'de> for Members<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Members(members))
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = vec![None; self.0.len()];
+        while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+            if let Some(position) = self.0.iter().position(|wanted| is_name(name, wanted)) {
+                found[position] = Some(value);
             }
         }
-
-        deserializer.deserialize_map(Visit)
+        Ok(found)
     }
 }
 

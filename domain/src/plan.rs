@@ -158,9 +158,10 @@ impl Planner {
     }
 
     fn refuse_whole(&self, upload: &Upload) -> Verdict {
-        let (count, max) = (upload.submissions.len(), self.limits.changes_max);
-        let refusal = Refusal::new(Reason::BatchTooLarge, format!("{count} changes in one upload, {max} at most"));
-        let decisions = vec![Decision::Invalid(refusal); count];
+        // How many there are is not said: a transport need not keep all of them to know that they are too many.
+        let message = format!("too many changes in one upload, {} at most", self.limits.changes_max);
+        let refusal = Refusal::new(Reason::BatchTooLarge, message);
+        let decisions = vec![Decision::Invalid(refusal); upload.submissions.len()];
         Verdict { accepted: false, head: self.stream_head(), decisions }
     }
 

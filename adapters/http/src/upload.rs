@@ -1,28 +1,28 @@
 //! `POST /sync/upload`
 
-use std::iter::once;
+mod read;
+
+use std::iter::{from_fn, once};
 
 use axum::extract::State;
 use axum::response::Response;
-use outrigger_application::UploadService;
-use outrigger_domain::json::{self, FromObject};
-use outrigger_domain::limits::MIXED_CHANGES_MAX;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::{Decision, Epoch, Submission, Upload};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use outrigger_domain::{Decision, Upload};
 
+pub(crate) use self::read::Changes;
 use crate::Api;
-use crate::body::{JsonText, brief, json, json_stream};
+use crate::body::{JsonText, json, json_stream};
 use crate::error::ApiError;
 use crate::extract::Authenticated;
 use crate::openapi::{SourceHeader, UploadErrors};
 use crate::params;
-use crate::wire::{ChangeStatus, Text, UploadChange, UploadRequest, UploadResponse};
+use crate::wire::{ChangeStatus, UploadRequest, UploadResponse};
 
-/// Bytes of rows in an answer that is written as a whole. One with more is sent as it is written: a few stale changes
-/// of one large row are answered with many copies of it.
+/// Bytes of an answer that is written as a whole. One with more is sent as it is written: a few stale changes of one
+/// large row are answered with many copies of it, and many small changes with more than they are themselves.
 const WHOLE_ANSWER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that are sent at once of an answer that is sent as it is written, but for the status that goes over it.
+const PIECE_BYTES: usize = 16 * 1024;
 /// About the bytes of one status in an answer.
 const STATUS_BYTES: usize = 96;
 
@@ -63,79 +63,44 @@ pub(crate) async fn upload(
     JsonText(text): JsonText,
 ) -> Result<Response, ApiError> {
     api.contacts.note(&caller, None);
-    let Sent { submissions, atomic, epoch } = read(&text, &api.upload)?;
+    let UploadRequest { changes, atomic, epoch } = read::read(&text, &api.upload)?;
+    let epoch = epoch.map(|text| params::read_epoch(&text.0)).transpose()?;
     drop(text);
-    let ids: Vec<i64> = submissions.iter().map(|submission| submission.source_change_id).collect();
-    let upload = Upload { source: caller.source, submissions, atomic, epoch };
+    let upload = Upload { source: caller.source, submissions: changes.submissions, atomic, epoch };
     let verdict = api.upload.upload(&caller.user, upload).await?;
-    Ok(answer(ids, verdict))
+    Ok(answer(changes.ids, verdict))
 }
 
-fn answer(ids: Vec<i64>, verdict: Verdict) -> Response {
+/// One status for each of these changes. Of an upload of too many, those that were not kept are answered as the last
+/// one that was.
+fn answer(ids: Vec<i64>, mut verdict: Verdict) -> Response {
     let payload = |decision: &Decision| match decision {
         Decision::Conflict(row) => row.payload.as_ref().map_or(0, |payload| payload.as_str().len()),
         _ => 0,
     };
     let rows: usize = verdict.decisions.iter().map(payload).sum();
-    if rows <= WHOLE_ANSWER_BYTES_MAX {
-        return json(&UploadResponse::new(&ids, &verdict), 64 + rows + STATUS_BYTES * ids.len());
+    let bytes = rows + STATUS_BYTES * ids.len();
+    let last = verdict.decisions.last().cloned();
+    if bytes <= WHOLE_ANSWER_BYTES_MAX {
+        verdict.decisions.extend(last.into_iter().cycle().take(ids.len() - verdict.decisions.len()));
+        return json(&UploadResponse::new(&ids, &verdict), 64 + bytes);
     }
     let Verdict { accepted, head, decisions } = verdict;
     let begin = UploadResponse::new(&[], &Verdict { accepted, head, decisions: Vec::new() }).opened();
-    let status = move |(n, (id, decision)): (usize, (i64, Decision))| {
-        let mut text = if n == 0 { Vec::new() } else { b",".to_vec() };
-        serde_json::to_writer(&mut text, &ChangeStatus::new(id, &decision)).map(|()| text)
-    };
-    let statuses = ids.into_iter().zip(decisions).enumerate().map(status);
-    json_stream(once(Ok(begin)).chain(statuses).chain(once(Ok(b"]}".to_vec()))))
-}
-
-/// The upload's outer shape, its elements unread.
-#[derive(Deserialize)]
-struct Mixed<'a> {
-    #[serde(borrow)]
-    changes: Vec<&'a RawValue>,
-    #[serde(default)]
-    atomic: bool,
-    #[serde(borrow, default)]
-    epoch: Option<Text<'a>>,
-}
-
-/// What an upload says, but for who sent it.
-struct Sent {
-    submissions: Vec<Submission>,
-    atomic: bool,
-    epoch: Option<Epoch>,
-}
-
-/// Reads an upload: its changes in one pass if all of them are well-formed, else one by one.
-fn read(text: &str, service: &UploadService) -> Result<Sent, ApiError> {
-    let known = |epoch: Option<Text<'_>>| epoch.map(|text| params::read_epoch(&text.0)).transpose();
-    if let Ok(FromObject(UploadRequest { changes, atomic, epoch })) = serde_json::from_str(text) {
-        let submissions = changes.iter().map(|change| service.admit(change.0.raw())).collect();
-        return Ok(Sent { submissions, atomic, epoch: known(epoch)? });
-    }
-    let FromObject(Mixed { changes, atomic, epoch }) = serde_json::from_str(text)
-        .map_err(|error| ApiError::invalid_request(format!("the body is no upload: {}", brief(&error))))?;
-    if changes.len() > MIXED_CHANGES_MAX {
-        let message = format!("more than {MIXED_CHANGES_MAX} changes, and not all of them well-formed");
-        return Err(ApiError::invalid_request(message));
-    }
-    let submissions = changes.into_iter().map(|change| read_one(change.get(), service)).collect();
-    Ok(Sent { submissions, atomic, epoch: known(epoch)? })
-}
-
-fn read_one(text: &str, service: &UploadService) -> Submission {
-    match serde_json::from_str::<FromObject<UploadChange<'_>>>(text) {
-        Ok(FromObject(change)) => service.admit(change.raw()),
-        Err(error) => {
-            let message = format!("the change cannot be read: {}", brief(&error));
-            Submission::unreadable(number(text).unwrap_or_default(), message)
+    let mut statuses = ids.into_iter().zip(decisions.into_iter().chain(last.into_iter().cycle()));
+    let mut separator: &[u8] = b"";
+    let pieces = from_fn(move || {
+        let mut piece = Vec::new();
+        for (id, decision) in statuses.by_ref() {
+            piece.extend_from_slice(std::mem::replace(&mut separator, b","));
+            if let Err(error) = serde_json::to_writer(&mut piece, &ChangeStatus::new(id, &decision)) {
+                return Some(Err(error));
+            }
+            if piece.len() >= PIECE_BYTES {
+                break;
+            }
         }
-    }
-}
-
-/// The number by which a malformed change is told from the others, if it can be read.
-fn number(text: &str) -> Option<i64> {
-    json::members(text, &["source_change_id"])?.pop()??.get().parse().ok()
+        (!piece.is_empty()).then_some(Ok(piece))
+    });
+    json_stream(once(Ok(begin)).chain(pieces).chain(once(Ok(b"]}".to_vec()))))
 }

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 use outrigger_domain::change::OpKind;
-use outrigger_domain::json::FromObject;
 use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Page;
@@ -21,6 +20,8 @@ use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
 pub(crate) use snapshot::*;
+
+use crate::upload::Changes;
 
 /// What every error looks like.
 #[derive(Serialize, ToSchema)]
@@ -56,18 +57,15 @@ impl<'a> ErrorBody<'a> {
 }
 
 /// Changes made on a device. Members that are not listed here are ignored.
-#[derive(Deserialize, ToSchema)]
+#[derive(ToSchema)]
 pub(crate) struct UploadRequest<'a> {
     /// The changes, in the order in which they are decided.
-    #[serde(borrow)]
     #[schema(value_type = Vec<UploadChange>)]
-    pub(crate) changes: Vec<FromObject<UploadChange<'a>>>,
+    pub(crate) changes: Changes,
     /// Apply all of them or none.
-    #[serde(default)]
-    #[schema(default = false)]
+    #[schema(default = false, required = false)]
     pub(crate) atomic: bool,
     /// The epoch that the device knows; another one than the stream's is refused.
-    #[serde(borrow, default)]
     #[schema(value_type = Option<Uuid>)]
     pub(crate) epoch: Option<Text<'a>>,
 }

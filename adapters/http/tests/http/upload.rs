@@ -1,7 +1,7 @@
 //! `POST /sync/upload`
 
 use insta::assert_snapshot;
-use outrigger_domain::limits::UploadLimits;
+use outrigger_domain::limits::{MIXED_CHANGES_MAX, UploadLimits};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -80,7 +80,44 @@ async fn an_upload_of_too_many_changes_is_refused_as_a_whole() {
     let limits = UploadLimits { changes_max: 1, ..UploadLimits::default() };
     let server = Setup { limits, ..Setup::default() }.start().await;
     let answer = server.changes("alice/phone", &[&change(1, "INSERT", 0, "{}"), "7"]).await;
-    assert_snapshot!(answer, @r#"{"accepted":false,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"},{"source_change_id":0,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"2 changes in one upload, 1 at most"}]}"#);
+    assert_snapshot!(answer, @r#"{"accepted":false,"highest_server_seq":0,"epoch":"7c9e6679-7425-40de-944b-e07fc1f90ae7","statuses":[{"source_change_id":1,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"too many changes in one upload, 1 at most"},{"source_change_id":0,"status":"invalid","invalid":{"reason":"batch_too_large","details":{}},"message":"too many changes in one upload, 1 at most"}]}"#);
+}
+
+/// Most of them are not kept, and the answer is sent as it is written.
+#[tokio::test]
+async fn of_too_many_changes_each_has_its_status() {
+    let limits = UploadLimits { changes_max: 10, ..UploadLimits::default() };
+    let server = Setup { limits, ..Setup::default() }.start().await;
+    for count in [11, 12, 13, 2_000, 5_000] {
+        let mut changes: Vec<String> = (1..=count).map(|id| change(id, "INSERT", 0, "{}")).collect();
+        let refused = |id: i64| {
+            let invalid = json!({"reason": "batch_too_large", "details": {}});
+            let message = "too many changes in one upload, 10 at most";
+            json!({"source_change_id": id, "status": "invalid", "invalid": invalid, "message": message})
+        };
+        let mut expected: Vec<Value> = (1..=count).map(refused).collect();
+        for _ in 0..2 {
+            let texts: Vec<&str> = changes.iter().map(String::as_str).collect();
+            let answer: Value = serde_json::from_str(&server.changes("alice/phone", &texts).await).unwrap();
+            assert_eq!(answer["statuses"], Value::Array(expected.clone()), "{count}");
+            assert_eq!((&answer["accepted"], &answer["highest_server_seq"]), (&json!(false), &json!(0)));
+            // Once more with two that are none, of which one has a number.
+            changes.extend(["7".to_owned(), r#"{"x":1,"source_change_id":77}"#.to_owned()]);
+            expected.extend([refused(0), refused(77)]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_of_mixed_elements_without_end_is_a_400() {
+    let server = Setup::default().start().await;
+    let zeros = |count: usize| vec!["0"; count].join(",");
+    let answer = server.upload("alice/phone", format!("{{\"changes\":[{}]}}", zeros(MIXED_CHANGES_MAX))).await.json();
+    assert_eq!(answer["statuses"].as_array().map(Vec::len), Some(MIXED_CHANGES_MAX));
+    let answer = server.upload("alice/phone", format!("{{\"changes\":[{}]}}", zeros(MIXED_CHANGES_MAX + 1))).await;
+    let (status, error, message) = answer.error();
+    assert_eq!((status, &*error), (400, "invalid_request"));
+    assert!(message.contains("more than 100000 changes, and not all of them well-formed"), "{message}");
 }
 
 #[tokio::test]
