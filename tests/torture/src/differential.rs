@@ -9,13 +9,16 @@ use outrigger_testserver::{Options, Server};
 use reqwest::{Client, Response};
 use serde::de::DeserializeOwned;
 
-use crate::history::{CHANGES_MAX, Id, Place, Sketch, Step, TABLES, Version, Who};
-use crate::model::{Change, Model, Query};
-use crate::wire::{Failure, Snapshot, SnapshotRow, Uploaded};
+use crate::history::{Again, Asked, CHANGES_MAX, Id, Place, Sketch, Step, TABLES, Version, Who};
+use crate::model::{Change, Epoch, Model, Query};
+use crate::requests::{THIS_EPOCH, body, path};
+use crate::wire::{Failure, Page, Snapshot, SnapshotRow, Uploaded};
 
 /// A server on each store.
 pub struct Field {
     servers: Vec<(&'static str, Server)>,
+    /// The life of each server's streams.
+    epochs: Vec<String>,
     client: Client,
     histories: AtomicU64,
     verdicts: Mutex<BTreeMap<String, usize>>,
@@ -37,7 +40,13 @@ impl Field {
             ("sqlite", Server::sqlite(&options).await),
             ("postgres", Server::postgres(&options).await),
         ];
-        Self { servers, client: Client::new(), histories: AtomicU64::new(0), verdicts: Mutex::default() }
+        let (client, mut epochs) = (Client::new(), Vec::new());
+        for (_, server) in &servers {
+            let asked = client.get(format!("{}/sync/download", server.url)).bearer_auth("somebody/anything").send();
+            let page: Page = asked.await.expect("the server answers").json().await.expect("it is a page");
+            epochs.push(page.epoch.0);
+        }
+        Self { servers, epochs, client, histories: AtomicU64::new(0), verdicts: Mutex::default() }
     }
 
     /// How often each status and reason has been answered.
@@ -57,21 +66,15 @@ impl Field {
     pub async fn run(&self, steps: &[Step]) -> Result<(), String> {
         let number = self.histories.fetch_add(1, Ordering::Relaxed);
         let model = Model::new(&TABLES, CHANGES_MAX);
-        let mut run = Run { field: self, number, model, ids: HashMap::new(), last: HashMap::new() };
+        let (ids, sent, last) = Default::default();
+        let mut run = Run { field: self, number, model, ids, sent, last };
         for (position, step) in steps.iter().enumerate() {
             run.take(step).await.map_err(|why| format!("at step {position}, {step:?}:\n{why}"))?;
         }
         for user in 0..2 {
             let who = Who { user, device: 9 };
             run.snapshot(who, 3).await.map_err(|why| format!("the rows at the end: {why}"))?;
-            let all = Step::Download {
-                who,
-                after: Place::Start,
-                limit: Some(1000),
-                schema: None,
-                include_self: true,
-                until: Place::Start,
-            };
+            let all = Step::Download { who, asked: Asked::ALL };
             run.take(&all).await.map_err(|why| format!("the stream at the end: {why}"))?;
         }
         Ok(())
@@ -84,27 +87,24 @@ struct Run<'a> {
     model: Model,
     /// The numbers that each device has used.
     ids: HashMap<String, Vec<i64>>,
+    /// The changes that each device has sent.
+    sent: HashMap<String, Vec<Change>>,
     last: HashMap<String, (Vec<Change>, bool)>,
 }
 
 impl Run<'_> {
     async fn take(&mut self, step: &Step) -> Result<(), String> {
         match step {
-            Step::Upload { who, changes, atomic } => {
+            Step::Upload { who, changes, atomic, epoch } => {
                 let changes = self.resolve(*who, changes, *atomic);
                 self.last.insert(self.token(*who), (changes.clone(), *atomic));
-                self.upload(*who, &changes, *atomic).await
+                self.upload(*who, &changes, *atomic, *epoch).await
             }
             Step::Again { who } => match self.last.get(&self.token(*who)).cloned() {
-                Some((changes, atomic)) => self.upload(*who, &changes, atomic).await,
+                Some((changes, atomic)) => self.upload(*who, &changes, atomic, None).await,
                 None => Ok(()),
             },
-            Step::Download { who, after, limit, schema, include_self, until } => {
-                let head = self.model.head(&self.user(*who));
-                let (after, until) = (place(*after, head), place(*until, head));
-                let query = Query { after, limit: *limit, schema: *schema, include_self: *include_self, until };
-                self.download(*who, &query).await
-            }
+            Step::Download { who, asked } => self.download(*who, asked).await,
             Step::Snapshot { who, limit } => self.snapshot(*who, *limit).await,
         }
     }
@@ -125,9 +125,17 @@ impl Run<'_> {
     fn resolve(&mut self, who: Who, sketches: &[Sketch], atomic: bool) -> Vec<Change> {
         let (user, token) = (self.user(who), self.token(who));
         let mut versions: HashMap<(String, String), i64> = HashMap::new();
+        let sent = self.sent.entry(token.clone()).or_default();
         let used = self.ids.entry(token).or_default();
         let mut changes = Vec::new();
         for sketch in sketches {
+            let again = sketch.again.and_then(|again| Some((again, sent.iter().rev().nth(again.ago.into())?)));
+            if let Some((Again { rewritten, .. }, change)) = again {
+                let change: Change = if rewritten { change.rewritten() } else { change.clone() };
+                changes.push(change.clone());
+                sent.push(change);
+                continue;
+            }
             let id = match sketch.id {
                 Id::Fresh => Some(used.iter().filter(|id| **id != i64::MAX).max().unwrap_or(&0) + 1),
                 Id::Used(ago) => Some(used.iter().rev().nth(ago.into()).copied().unwrap_or(1)),
@@ -146,14 +154,19 @@ impl Run<'_> {
                 versions.insert(row, current + 1);
             }
             changes.push(sketch.change(id, version));
+            sent.extend(changes.last().cloned());
         }
         changes
     }
 
-    async fn upload(&mut self, who: Who, changes: &[Change], atomic: bool) -> Result<(), String> {
-        let expected = self.model.upload(&self.user(who), &Self::device(who), changes, atomic);
-        let body = body(changes, atomic);
+    async fn upload(&mut self, who: Who, changes: &[Change], atomic: bool, epoch: Option<Epoch>) -> Result<(), String> {
+        let expected = self.model.upload_in((&self.user(who), &Self::device(who)), changes, atomic, epoch);
+        let body = body(changes, atomic, epoch);
         let told = self.ask(who, "/sync/upload", Some(&body)).await?;
+        let expected = match expected {
+            Ok(expected) => expected,
+            Err((status, expected)) => return same(&body, &expected, &self.alike::<Failure>(&told, status)?),
+        };
         let found: Uploaded = self.alike(&told, 200)?;
         if found != expected {
             return Err(format!("{body}\nexpected {expected:#?}\nfound {found:#?}"));
@@ -166,14 +179,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn download(&self, who: Who, query: &Query) -> Result<(), String> {
-        let mut path = format!("/sync/download?after={}&include_self={}", query.after, query.include_self);
-        for (name, value) in [("limit", query.limit), ("until", (query.until != 0).then_some(query.until))] {
-            path += &value.map_or_else(String::new, |value| format!("&{name}={value}"));
+    async fn download(&self, who: Who, asked: &Asked) -> Result<(), String> {
+        let (user, device) = (self.user(who), Self::device(who));
+        let head = self.model.head(&user);
+        let Asked { limit, schema, include_self, wait, epoch, odd, .. } = *asked;
+        let (after, until) = (place(asked.after, head), place(asked.until, head));
+        let mut query = Query { after, limit, schema, include_self, until, wait, epoch, is_odd: odd.is_some() };
+        let mut expected = self.model.download(&user, &device, &query);
+        if wait.is_some_and(|wait| wait > 0) && expected.as_ref().is_ok_and(|page| page.changes.is_empty()) {
+            // It would be held until somebody uploads, which nobody does.
+            query.wait = None;
+            expected = self.model.download(&user, &device, &query);
         }
-        path += &query.schema.map_or_else(String::new, |schema| format!("&schema={schema}"));
+        let path = path(&query, odd);
         let told = self.ask(who, &path, None).await?;
-        match self.model.download(&self.user(who), &Self::device(who), query) {
+        match expected {
             Ok(expected) => same(&path, &expected, &self.alike(&told, 200)?),
             Err((status, expected)) => same(&path, &expected, &self.alike::<Failure>(&told, status)?),
         }
@@ -184,10 +204,10 @@ impl Run<'_> {
         let mut rows: Vec<SnapshotRow> = Vec::new();
         loop {
             let mut last: Option<Snapshot> = None;
-            for (page, (name, server)) in pages.iter_mut().zip(&self.field.servers) {
+            for (n, (page, (name, _))) in pages.iter_mut().zip(&self.field.servers).enumerate() {
                 let behind = page.as_ref().map_or_else(String::new, |page| format!("&page={page}"));
                 let path = format!("/sync/snapshot?limit={limit}{behind}");
-                let (_, text) = self.one(server, who, &path, None).await?;
+                let (_, text) = self.one(n, who, &path, None).await?;
                 let found: Snapshot = read(&text)?;
                 *page = found.next_page.clone();
                 match &last {
@@ -216,14 +236,16 @@ impl Run<'_> {
 
     /// Asks all servers at once.
     async fn ask(&self, who: Who, path: &str, body: Option<&str>) -> Result<Vec<(u16, String)>, String> {
-        let asked = self.field.servers.iter().map(|(_, server)| self.one(server, who, path, body));
+        let asked = (0..self.field.servers.len()).map(|n| self.one(n, who, path, body));
         futures::future::try_join_all(asked).await
     }
 
-    async fn one(&self, server: &Server, who: Who, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
-        let url = format!("{}{path}", server.url);
+    /// Asks the server of that number.
+    async fn one(&self, n: usize, who: Who, path: &str, body: Option<&str>) -> Result<(u16, String), String> {
+        let named = |text: &str| text.replace(THIS_EPOCH, &self.field.epochs[n]);
+        let url = format!("{}{}", self.field.servers[n].1.url, named(path));
         let request = match body {
-            Some(body) => self.field.client.post(url).header("content-type", "application/json").body(body.to_owned()),
+            Some(body) => self.field.client.post(url).header("content-type", "application/json").body(named(body)),
             None => self.field.client.get(url),
         };
         let answer: Response = request.bearer_auth(self.token(who)).send().await.map_err(|error| error.to_string())?;
@@ -233,7 +255,8 @@ impl Run<'_> {
 
     /// The answers as one, if they are the same text but for times and epochs.
     fn alike<T: DeserializeOwned>(&self, told: &[(u16, String)], status: u16) -> Result<T, String> {
-        let masked: Vec<(u16, String)> = told.iter().map(|(status, text)| (*status, masked(text))).collect();
+        let masked = |((status, text), epoch): (&(u16, String), &String)| (*status, masked(&text.replace(epoch, "")));
+        let masked: Vec<(u16, String)> = told.iter().zip(&self.field.epochs).map(masked).collect();
         let names = self.field.servers.iter().map(|(name, _)| *name);
         for ((answer, name), (found, text)) in masked.iter().zip(names).zip(told) {
             if *answer != masked[0] {
@@ -264,30 +287,13 @@ fn place(place: Place, head: i64) -> i64 {
     }
 }
 
-/// Without the values of `ts` and `epoch`, which are each server's own.
+/// Without the values of `ts`, which are each server's own.
 fn masked(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
-    while let Some((at, name)) = ["\"ts\":\"", "\"epoch\":\""].iter().filter_map(|n| Some((rest.find(n)?, n))).min() {
-        let value = at + name.len();
-        out += &rest[..value];
-        rest = rest[value..].find('"').map_or("", |end| &rest[value + end..]);
+    while let Some((before, behind)) = rest.split_once("\"ts\":\"") {
+        out += before;
+        rest = behind.find('"').map_or("", |end| &behind[end..]);
     }
     out + rest
-}
-
-fn body(changes: &[Change], atomic: bool) -> String {
-    let changes: Vec<String> = changes.iter().map(json).collect();
-    let atomic = if atomic { r#","atomic":true"# } else { "" };
-    format!(r#"{{"last_server_seq_seen":0,"changes":[{}]{atomic}}}"#, changes.join(","))
-}
-
-fn json(change: &Change) -> String {
-    let id = change.id.map_or_else(|| "\"one\"".into(), |id| id.to_string());
-    let schema = change.schema.map_or_else(String::new, |schema| format!(r#""schema":"{schema}","#));
-    let payload = change.payload.as_ref().map_or("null", |payload| &payload.text);
-    let Change { table, op, pk, version, .. } = change;
-    format!(
-        r#"{{"source_change_id":{id},{schema}"table":"{table}","op":"{op}","pk":"{pk}","server_version":{version},"payload":{payload}}}"#
-    )
 }

@@ -6,7 +6,7 @@
 
 use proptest::prelude::*;
 
-use crate::model::{Change, Payload};
+use crate::model::{Change, Epoch, Payload};
 
 /// All tables of a history, and what refers to what.
 pub const TABLES: [(&str, &[(&str, &str)]); 3] = [
@@ -21,18 +21,11 @@ pub const CHANGES_MAX: usize = 20;
 #[derive(Clone, Debug)]
 pub enum Step {
     /// An upload of a device.
-    Upload { who: Who, changes: Vec<Sketch>, atomic: bool },
+    Upload { who: Who, changes: Vec<Sketch>, atomic: bool, epoch: Option<Epoch> },
     /// The last upload of that device, once more.
     Again { who: Who },
     /// A download.
-    Download {
-        who: Who,
-        after: Place,
-        limit: Option<i64>,
-        schema: Option<&'static str>,
-        include_self: bool,
-        until: Place,
-    },
+    Download { who: Who, asked: Asked },
     /// All rows, page by page.
     Snapshot { who: Who, limit: u8 },
 }
@@ -42,6 +35,34 @@ pub enum Step {
 pub struct Who {
     pub user: u8,
     pub device: u8,
+}
+
+/// What a download asks for, before it is known how things stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    pub after: Place,
+    pub limit: Option<i64>,
+    pub schema: Option<&'static str>,
+    pub include_self: bool,
+    pub until: Place,
+    pub wait: Option<i64>,
+    pub epoch: Option<Epoch>,
+    /// What a parameter is that is no number, if one is.
+    pub odd: Option<(&'static str, &'static str)>,
+}
+
+impl Asked {
+    /// The whole stream.
+    pub const ALL: Self = Self {
+        after: Place::Start,
+        limit: Some(1000),
+        schema: None,
+        include_self: true,
+        until: Place::Start,
+        wait: None,
+        epoch: None,
+        odd: None,
+    };
 }
 
 /// A place in the stream.
@@ -87,6 +108,16 @@ pub struct Sketch {
     pub payload: u8,
     pub author: u8,
     pub reply_to: u8,
+    /// Instead of all that: a change that this device has sent before, so many changes ago.
+    pub again: Option<Again>,
+}
+
+/// How a change is sent once more.
+#[derive(Clone, Copy, Debug)]
+pub struct Again {
+    pub ago: u8,
+    /// Whether it is written in another way.
+    pub rewritten: bool,
 }
 
 /// Histories of up to that many steps.
@@ -110,6 +141,17 @@ fn place() -> impl Strategy<Value = Place> {
 fn step() -> impl Strategy<Value = Step> {
     let changes =
         || prop_oneof![8 => prop::collection::vec(sketch(), 0..8), 1 => prop::collection::vec(sketch(), 19..22)];
+    let upload = (who(), changes(), prop::bool::weighted(0.2), epoch())
+        .prop_map(|(who, changes, atomic, epoch)| Step::Upload { who, changes, atomic, epoch });
+    prop_oneof![
+        8 => upload,
+        2 => who().prop_map(|who| Step::Again { who }),
+        4 => (who(), asked()).prop_map(|(who, asked)| Step::Download { who, asked }),
+        1 => (who(), 1_u8..5).prop_map(|(who, limit)| Step::Snapshot { who, limit }),
+    ]
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
     let limit = prop_oneof![
         2 => Just(None),
         6 => (1_i64..6).prop_map(Some),
@@ -117,12 +159,38 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let schema =
         prop_oneof![3 => Just(None), 1 => Just(Some("public")), 1 => Just(Some("business")), 1 => Just(Some("none"))];
-    let download = (who(), place(), limit, schema, any::<bool>(), place());
+    let wait = prop_oneof![
+        6 => Just(None),
+        3 => prop_oneof![Just(0), Just(1), Just(60)].prop_map(Some),
+        1 => prop_oneof![Just(61), Just(-1)].prop_map(Some),
+    ];
+    let numbers = (
+        prop_oneof![Just("after"), Just("limit"), Just("until"), Just("wait"), Just("include_self")],
+        prop_oneof![Just(""), Just("x"), Just("+2"), Just("2.0"), Just("99999999999999999999"), Just("%00")],
+    );
+    let names = (Just("schema"), prop_oneof![Just(""), Just("no-name"), Just("a.b"), Just("%00")]);
+    let odd = prop_oneof![5 => numbers, 1 => names];
+    let odd = prop::option::weighted(0.05, odd);
+    (place(), limit, schema, any::<bool>(), place(), wait, epoch(), odd).prop_map(
+        |(after, limit, schema, include_self, until, wait, epoch, odd)| Asked {
+            after,
+            limit,
+            schema,
+            include_self,
+            until,
+            wait,
+            epoch,
+            odd,
+        },
+    )
+}
+
+fn epoch() -> impl Strategy<Value = Option<Epoch>> {
     prop_oneof![
-        8 => (who(), changes(), prop::bool::weighted(0.2)).prop_map(|(who, changes, atomic)| Step::Upload { who, changes, atomic }),
-        2 => who().prop_map(|who| Step::Again { who }),
-        4 => download.prop_map(|(who, after, limit, schema, include_self, until)| Step::Download { who, after, limit, schema, include_self, until }),
-        1 => (who(), 1_u8..5).prop_map(|(who, limit)| Step::Snapshot { who, limit }),
+        12 => Just(None),
+        6 => Just(Some(Epoch::This)),
+        1 => Just(Some(Epoch::Another)),
+        1 => Just(Some(Epoch::NoUuid)),
     ]
 }
 
@@ -148,8 +216,10 @@ fn sketch() -> impl Strategy<Value = Sketch> {
     ];
     let payload = prop_oneof![60 => 0_u8..20, 3 => Just(23_u8), 1 => 20_u8..23];
     let row = (0_u8..4, prop_oneof![60 => Just(0_u8), 4 => Just(1), 1 => Just(2)]);
-    (id, table, op, row, version, payload, (0_u8..16, 0_u8..40)).prop_map(
-        |(id, (schema, table), op, (pk, pk_form), version, payload, (author, reply_to))| Sketch {
+    let again = (0_u8..4, any::<bool>()).prop_map(|(ago, rewritten)| Again { ago, rewritten });
+    let again = prop::option::weighted(0.1, again);
+    (id, table, op, row, version, payload, (0_u8..16, 0_u8..40), again).prop_map(
+        |(id, (schema, table), op, (pk, pk_form), version, payload, (author, reply_to), again)| Sketch {
             id,
             table,
             schema,
@@ -160,6 +230,7 @@ fn sketch() -> impl Strategy<Value = Sketch> {
             payload,
             author,
             reply_to,
+            again,
         },
     )
 }

@@ -6,6 +6,7 @@
 pub mod differential;
 pub mod history;
 pub mod model;
+mod requests;
 pub mod seed;
 pub mod sim;
 pub mod wire;

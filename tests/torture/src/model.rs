@@ -32,6 +32,18 @@ pub struct Change {
     pub payload: Option<Payload>,
 }
 
+impl Change {
+    /// The same change in other letters, with other white space.
+    pub fn rewritten(&self) -> Self {
+        let mut change = self.clone();
+        change.pk = change.pk.to_uppercase();
+        if let Some(payload) = change.payload.as_mut().filter(|payload| payload.is_object) {
+            payload.text = format!("{{ {}", &payload.text[1..]);
+        }
+        change
+    }
+}
+
 /// What a download asks for.
 #[derive(Clone, Debug)]
 pub struct Query {
@@ -40,6 +52,18 @@ pub struct Query {
     pub schema: Option<&'static str>,
     pub include_self: bool,
     pub until: i64,
+    pub wait: Option<i64>,
+    pub epoch: Option<Epoch>,
+    /// Whether a parameter is given that is none of its kind.
+    pub is_odd: bool,
+}
+
+/// A life of the stream, as it is named by whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Epoch {
+    This,
+    Another,
+    NoUuid,
 }
 
 type Row = (String, String);
@@ -98,8 +122,19 @@ impl Model {
         self.users.get(user).map_or(0, |stream| stream.log.len() as i64)
     }
 
-    /// What an upload answers.
-    pub fn upload(&mut self, user: &str, source: &str, changes: &[Change], atomic: bool) -> Uploaded {
+    /// What an upload answers that names a life of the stream.
+    pub fn upload_in(
+        &mut self,
+        (user, source): (&str, &str),
+        changes: &[Change],
+        atomic: bool,
+        epoch: Option<Epoch>,
+    ) -> Result<Uploaded, (u16, Failure)> {
+        refuse_epoch(epoch)?;
+        Ok(self.upload(user, source, changes, atomic))
+    }
+
+    fn upload(&mut self, user: &str, source: &str, changes: &[Change], atomic: bool) -> Uploaded {
         let before = self.users.entry(user.to_owned()).or_default().clone();
         let head = before.log.len() as i64;
         if changes.len() > self.changes_max {
@@ -178,9 +213,11 @@ impl Model {
     /// What a download answers.
     pub fn download(&self, user: &str, source: &str, query: &Query) -> Result<Page, (u16, Failure)> {
         let limit = query.limit.unwrap_or(100);
-        if !(1..=1000).contains(&limit) || query.after < 0 || query.until < 0 {
+        let is_wait = (0..=60).contains(&query.wait.unwrap_or(0));
+        if !(1..=1000).contains(&limit) || query.after < 0 || query.until < 0 || !is_wait || query.is_odd {
             return Err((400, failure("invalid_request", None)));
         }
+        refuse_epoch(query.epoch)?;
         let head = self.head(user);
         if query.after > head {
             return Err((409, failure("cursor_ahead", Some(head))));
@@ -217,6 +254,15 @@ impl Model {
             })
         });
         live.collect()
+    }
+}
+
+/// There is one life of the stream: whoever names another one has to start again.
+fn refuse_epoch(epoch: Option<Epoch>) -> Result<(), (u16, Failure)> {
+    match epoch {
+        None | Some(Epoch::This) => Ok(()),
+        Some(Epoch::Another) => Err((409, Failure { epoch: Some(nothing()), ..failure("epoch_changed", None) })),
+        Some(Epoch::NoUuid) => Err((400, failure("invalid_request", None))),
     }
 }
 
