@@ -1,10 +1,10 @@
 //! Whether the promises were kept: the ledger of an episode against what the database holds at its end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::chaos::SKIP;
 use super::facts::{Entry, Facts, Pruned, RowOf, image};
-use super::ledger::{Inner, Key, Place, Sent};
+use super::ledger::{Content, Inner, Key, Place, Sent, Shown};
 use super::plan::{Plan, Pruning};
 use super::reader::Reader;
 
@@ -52,6 +52,7 @@ fn applied_changes_are_in_the_log(evidence: &Evidence<'_>) -> Vec<String> {
         wrong.push("a change is in the log twice".to_owned());
     }
     let backup = restored.map(by_key).unwrap_or_default();
+    let tombstones = tombstones(evidence);
     for (key, sent) in &ledger.sent {
         for (life, version) in &sent.applied {
             let is_in_backup = backup.contains_key(key) || restored.is_some_and(|of| of.pruned.contains_key(key));
@@ -62,7 +63,7 @@ fn applied_changes_are_in_the_log(evidence: &Evidence<'_>) -> Vec<String> {
             match (log.get(key), facts.pruned.get(key)) {
                 (Some(entry), None) if Some(entry.version) == *version && entry.content == sent.content => {}
                 (None, Some(pruned)) if Some(pruned.version) == *version => {}
-                (None, None) if is_a_deletion_of_nothing(sent) => {}
+                (None, None) if is_a_deletion_of_nothing(&tombstones, (key, sent), *version) => {}
                 (None, None) if is_forgotten(facts, key) => {}
                 (entry, pruned) => wrong.push(format!(
                     "{key:?} was answered `applied` with {version:?}, as {:?}; the log has {entry:?}, {pruned:?}",
@@ -74,9 +75,26 @@ fn applied_changes_are_in_the_log(evidence: &Evidence<'_>) -> Vec<String> {
     wrong
 }
 
-/// Rules 6 and 7 of the table: what is deleted already, or never was, is `applied` and not logged.
-fn is_a_deletion_of_nothing(sent: &Sent) -> bool {
-    sent.content.op == "DELETE"
+/// Rules 6 and 7 of the table: a deletion of what never was is `applied` without a version, one of what is deleted already
+/// with that of the deletion before it, and neither is logged.
+fn is_a_deletion_of_nothing(
+    tombstones: &Option<HashSet<(RowOf, i64)>>,
+    (key, sent): (&Key, &Sent),
+    version: Option<i64>,
+) -> bool {
+    let Content { op, table, pk, .. } = &sent.content;
+    let row = (key.user.clone(), table.clone(), pk.clone());
+    let is_told_of_another = || version.zip(tombstones.as_ref()).is_none_or(|(of, all)| all.contains(&(row, of)));
+    op == "DELETE" && is_told_of_another()
+}
+
+/// Rows and versions of all deletions; none where there may be deletions that nothing tells of any more.
+fn tombstones(Evidence { facts, plan, .. }: &Evidence<'_>) -> Option<HashSet<(RowOf, i64)>> {
+    let logged = facts.log.iter().filter(|entry| entry.content.op == "DELETE");
+    let logged = logged.map(|entry| (row_of(entry), entry.version));
+    let pruned = facts.pruned.values().filter(|pruned| pruned.op == "DELETE");
+    let pruned = pruned.map(|pruned| (pruned.row.clone(), pruned.version));
+    (plan.pruning != Pruning::EntriesAndKeys).then(|| logged.chain(pruned).collect())
 }
 
 fn is_forgotten(facts: &Facts, key: &Key) -> bool {
@@ -146,7 +164,7 @@ fn readers_missed_nothing(evidence: &Evidence<'_>) -> Vec<String> {
         }
         // What was shown and is gone was pruned.
         let epoch = reader.epoch.clone().unwrap_or_default();
-        let numbers: std::collections::HashSet<i64> = of_user().map(|entry| entry.server_id).collect();
+        let numbers: HashSet<i64> = of_user().map(|entry| entry.server_id).collect();
         for number in reader.seen.iter().filter(|number| !numbers.contains(number)) {
             let place = Place { user: reader.user.clone(), epoch: epoch.clone(), server_id: *number };
             let Some(shown) = ledger.shown.get(&place) else { continue };
@@ -157,9 +175,8 @@ fn readers_missed_nothing(evidence: &Evidence<'_>) -> Vec<String> {
     }
     for entry in &facts.log {
         let place = Place { user: entry.key.user.clone(), epoch: facts.epoch.clone(), server_id: entry.server_id };
-        let differs = |shown: &&super::ledger::Shown| {
-            shown.key != entry.key || shown.content != entry.content || shown.version != entry.version
-        };
+        let differs =
+            |shown: &&Shown| shown.key != entry.key || shown.content != entry.content || shown.version != entry.version;
         if let Some(shown) = ledger.shown.get(&place).filter(differs) {
             wrong.push(format!("{shown:?} was shown as {place:?}, where there is {entry:?}"));
         }

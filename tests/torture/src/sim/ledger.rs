@@ -170,9 +170,6 @@ impl Ledger {
         inner.story.push(format!("{user} {source} is answered {status} {}", String::from_utf8_lossy(body)));
         if status != 200 {
             // Refused as a whole, before any change was looked at, or after none was written.
-            if status == 500 || status == 400 {
-                inner.broken.push(format!("an upload was answered {status}: {}", String::from_utf8_lossy(body)));
-            }
             return;
         }
         let Ok(uploaded) = serde_json::from_slice::<Uploaded>(body) else {
@@ -188,6 +185,16 @@ impl Ledger {
         for ((change, status), known) in attempt.changes.iter().zip(&uploaded.statuses).zip(&attempt.known) {
             inner.judge(attempt, change, status, (*known, self.pruning));
         }
+    }
+
+    /// Rows were shown as they are.
+    pub(crate) fn rows(&self, user: &str, body: &[u8]) {
+        let mut inner = self.lock();
+        let Ok(rows) = serde_json::from_slice::<Rows>(body) else {
+            inner.broken.push(format!("no rows: {}", String::from_utf8_lossy(body)));
+            return;
+        };
+        rows.rows.iter().for_each(|row| inner.check_owner(user, row.payload.as_ref()));
     }
 
     /// A page of a stream was shown.
@@ -314,6 +321,12 @@ struct ServerRow {
 #[derive(Debug, Deserialize)]
 struct Invalid {
     reason: String,
+}
+
+/// Rows as they are.
+#[derive(Debug, Deserialize)]
+struct Rows {
+    rows: Vec<ServerRow>,
 }
 
 /// One page of a stream.

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ledger::{Ledger, Page};
 use super::node::Addresses;
-use super::plan::{DevicePlan, Line, Plan};
+use super::plan::{DevicePlan, Line, Plan, Pruning};
 
 /// How long a node may take for an answer. The server gives up on its database long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -175,27 +175,39 @@ impl Link {
         trickle(&mut upstream, &request.bytes, ms).await?;
         let answer = read_answer(&mut upstream).await?;
         let Some((status, head)) = answer.whole else { return Ok(answer) };
-        let body = &answer.bytes[head..];
+        let (path, body) = (&request.path, &answer.bytes[head..]);
+        let said = || format!("{user} {source} {path} is answered {status}: {}", String::from_utf8_lossy(body));
+        if !self.may_answer(status) {
+            ledger.broken(said());
+        }
         match attempt {
             Some(attempt) => ledger.answered(&attempt, status, body),
-            None if status == 500 => {
-                ledger.broken(format!("{} was answered 500: {}", request.path, String::from_utf8_lossy(body)));
-            }
-            None if status == 200 && request.path.starts_with("/sync/download") => {
-                match serde_json::from_slice::<Page>(body) {
-                    Ok(page) => ledger.page((&user, &source), parameter(&request.path, "after"), &page),
-                    Err(error) => ledger.broken(format!("{} was answered with no page: {error}", request.path)),
-                }
+            None if status == 200 && path.starts_with("/sync/download") => match serde_json::from_slice::<Page>(body) {
+                Ok(page) => ledger.page((&user, &source), parameter(path, "after"), &page),
+                Err(error) => ledger.broken(format!("{path} was answered with no page: {error}")),
+            },
+            None if status == 200 && path.starts_with("/sync/snapshot") => {
+                ledger.note(said());
+                ledger.rows(&user, body);
             }
             None if status == 409 || status == 410 => {
-                ledger.note(format!("{user} {source} {}: {}", request.path, String::from_utf8_lossy(body)));
-            }
-            None if request.path.starts_with("/sync/snapshot") => {
-                ledger.note(format!("{user} {source} {}: {}", request.path, String::from_utf8_lossy(body)));
+                ledger.note(said());
+                ledger.count("devices told to start again");
             }
             None => {}
         }
         Ok(answer)
+    }
+
+    /// Devices do nothing wrong here, so that no other status has a reason.
+    fn may_answer(&self, status: u16) -> bool {
+        let plan = &self.lines.plan;
+        match status {
+            200 | 503 => true,
+            409 => plan.restores(),
+            410 => plan.restores() || plan.pruning != Pruning::Never,
+            _ => false,
+        }
     }
 
     /// Part of a request: what a server sees when a device loses its network.

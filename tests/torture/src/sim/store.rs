@@ -10,10 +10,11 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, Row};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// Connections that Postgres has: few, so that they can run out.
 const CONNECTIONS: u32 = 40;
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outrigger'";
 /// The database of an episode, and its backup.
 const DATABASE: &str = "sim";
 const BACKUP: &str = "sim_backup";
@@ -106,21 +107,28 @@ impl Store {
 
     /// Terminates a share of the server's connections.
     pub(crate) async fn terminate(&self, percent: u8) -> Result<(), String> {
-        let everybody = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outrigger'";
-        self.administer(format!("{everybody} AND hashint4(pid) % 100 BETWEEN -{percent} AND {percent}")).await
+        self.administer(format!("{TERMINATE} AND hashint4(pid) % 100 BETWEEN -{percent} AND {percent}")).await
     }
 
-    /// Takes all connections that are left, and holds them.
+    /// Takes all connections that there are, those of the server too, and holds them: whatever it opens meanwhile is
+    /// refused, or taken from it.
     pub(crate) async fn exhaust(&self, hold: Duration) {
         let Self::Postgres { cluster, .. } = self else { return };
-        let mut held = Vec::new();
-        while let Ok(connection) = PgConnection::connect(&cluster.url("postgres")).await {
-            held.push(connection);
-            if held.len() > CONNECTIONS as usize {
-                break;
+        let until = Instant::now() + hold;
+        let mut held: Vec<PgConnection> = Vec::new();
+        while Instant::now() < until {
+            match PgConnection::connect(&cluster.url("postgres")).await {
+                Ok(connection) => held.push(connection),
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+            // One that fails was cut by another fault, and is one less that is held.
+            if held.len() >= CONNECTIONS as usize / 2
+                && let Some(connection) = held.last_mut()
+                && connection.execute(TERMINATE).await.is_err()
+            {
+                held.pop();
             }
         }
-        sleep(hold).await;
     }
 
     /// Holds the lock that a user's uploads need.
