@@ -152,13 +152,19 @@ enum Stage {
     Reading,
     /// It sends the page.
     Answering,
+    /// It sends the rows as they are, as one stream.
+    Streaming,
+    /// It holds the request until there is something to download.
+    Waiting,
+    /// It tells of changes.
+    Watching,
 }
 
 impl Stage {
     /// What holds the server up there.
     fn hold(self) -> Option<&'static str> {
         match self {
-            Self::Head | Self::Body | Self::Answering => None,
+            Self::Head | Self::Body | Self::Answering | Self::Streaming | Self::Waiting | Self::Watching => None,
             Self::Loading | Self::Reading => Some("LOCK TABLE sync.server_change_log"),
             Self::Writing => Some("SELECT pg_advisory_xact_lock(1)"),
             Self::Projecting => Some("SELECT pg_advisory_xact_lock(2)"),
@@ -200,6 +206,9 @@ async fn a_device_that_hangs_up_leaves_nothing_behind_at_any_stage() {
         Stage::Committing,
         Stage::Reading,
         Stage::Answering,
+        Stage::Streaming,
+        Stage::Waiting,
+        Stage::Watching,
     ];
     for (stage, in_order) in stages.into_iter().flat_map(|stage| [(stage, true), (stage, false)]) {
         println!("{stage:?}, in order: {in_order}");
@@ -210,6 +219,22 @@ async fn a_device_that_hangs_up_leaves_nothing_behind_at_any_stage() {
         assert_no_transaction_is_open(database.url()).await;
     }
     assert_nothing_is_lost(&sign_in(&server, 8).await).await;
+    assert_nobody_is_served(&reader).await;
+}
+
+/// Nothing is kept up for devices that have left: the only request is the one that asks.
+async fn assert_nobody_is_served(client: &Client) {
+    let quiet = async {
+        loop {
+            let counted = client.send("/metrics").await.text().await.unwrap();
+            let is = |line: &str| counted.lines().any(|counted| counted == line);
+            if is("outrigger_watchers 0") && is("outrigger_http_requests_in_flight 1") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), quiet).await.expect("devices that have left are let go of");
 }
 
 fn user_change(number: u32, text: &str) -> Value {
@@ -226,20 +251,28 @@ async fn hang_up_at(stage: Stage, in_order: bool, (server, database): (&Server, 
     }
     let mut sockets = Vec::new();
     for n in 0..3_u32 {
-        let user = if stage == Stage::Answering { "user-0".into() } else { format!("{stage:?}-{in_order}-{n}") };
+        let is_large = matches!(stage, Stage::Answering | Stage::Streaming);
+        let user = if is_large { "user-0".into() } else { format!("{stage:?}-{in_order}-{n}") };
         let token = server.sign_in(&user, "phone").await.token().to_owned();
         let body = json!({"changes": [user_change(1, "Alice")]}).to_string();
         let upload = upload(server, &token, body.as_bytes());
-        let download = head(server, "GET /sync/download?include_self=true", &token) + "\r\n";
+        let get = match stage {
+            Stage::Streaming => "GET /sync/snapshot",
+            Stage::Waiting => "GET /sync/download?wait=60",
+            Stage::Watching => "GET /sync/watch",
+            _ => "GET /sync/download?include_self=true",
+        };
+        let get = head(server, get, &token) + "Accept: application/x-ndjson, */*\r\n\r\n";
         let mut socket = Socket::open(server);
         match stage {
             Stage::Head => socket.send(&upload[..40]),
             Stage::Body => socket.send(&upload[..upload.len() - 40]),
             Stage::Loading | Stage::Writing | Stage::Projecting | Stage::Committing => socket.send(&upload),
-            Stage::Reading | Stage::Answering => socket.send(download.as_bytes()),
+            _ => socket.send(get.as_bytes()),
         }
-        if stage == Stage::Answering {
-            assert!(socket.receive(1_000).starts_with(b"HTTP/1.1 200"));
+        if matches!(stage, Stage::Answering | Stage::Streaming | Stage::Watching) {
+            let begin = if stage == Stage::Watching { 100 } else { 1_000 };
+            assert!(socket.receive(begin).starts_with(b"HTTP/1.1 200"));
         }
         sockets.push(socket);
     }
