@@ -87,6 +87,10 @@ async fn run(arguments: &Arguments, first: u64, stores: &[StoreKind]) -> ExitCod
             }
         }
         bar.set_position(arguments.episodes.map_or(began.elapsed().as_secs(), |_| episode + 1));
+        if bar.is_hidden() {
+            // A log instead of a terminal.
+            eprintln!("{} s: seed {seed} on {store} is through", began.elapsed().as_secs());
+        }
     }
     bar.finish_and_clear();
     summary(&counts);

@@ -40,6 +40,9 @@ use self::store::Store;
 /// Rounds in which devices must come to rest.
 const ROUNDS_MAX: usize = 40;
 
+/// How much is told of what was wrong while an episode went on.
+const BROKEN_TOLD_MAX: usize = 20;
+
 /// What is needed to run episodes on a store.
 pub enum Ground {
     /// A new file for each.
@@ -71,8 +74,12 @@ impl Ground {
         // Written first, so that it is there whatever happens.
         std::fs::write(folder.path().join("schedule.txt"), plan.to_string()).map_err(only)?;
         let lines = Lines::new(plan, Addresses::new(if self.kind() == StoreKind::Postgres { 2 } else { 1 }));
-        let result = self.episode(&lines, folder.path()).await;
-        if result.is_err() {
+        let mut result = self.episode(&lines, folder.path()).await;
+        if let Err(wrong) = &mut result {
+            // Where it came to no check, what was wrong before may be why.
+            let broken = lines.ledger.lock().broken.clone();
+            let untold = broken.into_iter().take(BROKEN_TOLD_MAX).filter(|what| !wrong.contains(what));
+            wrong.extend(untold.collect::<Vec<_>>());
             // What was said over the line, for whoever looks into it.
             let _ = std::fs::write(folder.path().join("ledger.txt"), lines.ledger.lock().to_string());
             keep(folder);
@@ -110,7 +117,7 @@ impl Ground {
         };
         let mut wrong = check(&evidence);
         wrong.extend(devices_are_equal(&devices, &facts));
-        if !wrong.is_empty() {
+        if !wrong.is_empty() || !ledger.broken.is_empty() {
             return Err(wrong);
         }
         for (name, count) in [("entries in logs", facts.log.len()), ("entries pruned", facts.pruned.len())] {
@@ -198,7 +205,8 @@ async fn newcomers(lines: &Arc<Lines>, folder: &Path, from: usize) -> Result<Vec
     let mut devices = Vec::new();
     for user in 0..USERS {
         let (number, policy) = (from + usize::from(user), Policy::MergeFields);
-        let plan = DevicePlan { user, number, joins_ms: 0, policy, is_background: false, steps: Vec::new() };
+        let (place, steps) = (number, Vec::new());
+        let plan = DevicePlan { user, number, place, joins_ms: 0, policy, is_background: false, steps };
         let mut device = Device::start(lines, folder, plan).await?;
         device.sync().await?;
         devices.push(device);

@@ -35,9 +35,14 @@ fn run(seed: u64, cases: u32) {
     }
 }
 
+/// Histories of each seed: `OUTRIGGER_CASES`, or few.
+fn cases() -> u32 {
+    std::env::var("OUTRIGGER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(60)
+}
+
 #[test]
 fn every_store_answers_as_the_model_does() {
     for seed in seed::fixed_and_fresh(&[1, 2]) {
-        run(seed, 60);
+        run(seed, cases());
     }
 }

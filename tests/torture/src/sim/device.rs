@@ -141,7 +141,7 @@ fn open(
     (url, plan): (&str, &DevicePlan),
     points: &Arc<AtomicU64>,
 ) -> Result<Client, String> {
-    let token = token(&plan.user_name(), &plan.name())?;
+    let token = token(&plan.user_name(), &plan.source())?;
     let conflicts = match plan.policy {
         Policy::ServerWins => Conflicts::ServerWins,
         Policy::ClientWins => Conflicts::ClientWins,

@@ -67,6 +67,8 @@ pub struct DevicePlan {
     pub user: u8,
     /// Its number among all devices.
     pub number: usize,
+    /// Its number among those of its user.
+    pub place: usize,
     /// When it is there, in milliseconds.
     pub joins_ms: u64,
     /// How it decides conflicts.
@@ -83,9 +85,14 @@ impl DevicePlan {
         user_name(self.user)
     }
 
-    /// The name of the device.
+    /// The name of the device, which no other one has.
     pub fn name(&self) -> String {
         format!("device-{}", self.number)
+    }
+
+    /// What it is for the server: a name that devices of other users have too.
+    pub fn source(&self) -> String {
+        format!("source-{}", self.place)
     }
 }
 
@@ -181,7 +188,8 @@ impl Plan {
             let (at_start, joining) = (rng.u64(2..=4), rng.u64(0..=1));
             for n in 0..at_start + joining {
                 let joins_ms = if n < at_start { 0 } else { rng.u64(CHAOS_MS / 4..CHAOS_MS * 3 / 4) };
-                devices.push(device(seed, (user, devices.len()), joins_ms));
+                let plan = device(seed, (user, devices.len()), joins_ms);
+                devices.push(DevicePlan { place: n as usize, ..plan });
             }
         }
         let mut faults = faults(rng, store, nodes);
@@ -233,8 +241,11 @@ impl fmt::Display for Plan {
         }
         for device in devices {
             let DevicePlan { joins_ms, policy, is_background, steps, .. } = device;
-            let (user, name) = (device.user_name(), device.name());
-            writeln!(f, "{joins_ms:>6} ms  {name} of {user}: {policy:?}, in the background: {is_background}")?;
+            let (user, name, source) = (device.user_name(), device.name(), device.source());
+            writeln!(
+                f,
+                "{joins_ms:>6} ms  {name}, {source} of {user}: {policy:?}, in the background: {is_background}"
+            )?;
             for step in steps {
                 writeln!(f, "           {name} {step:?}")?;
             }
@@ -300,7 +311,7 @@ fn device(seed: u64, (user, number): (u8, usize), joins_ms: u64) -> DevicePlan {
             }
         }
     }
-    DevicePlan { user, number, joins_ms, policy, is_background, steps }
+    DevicePlan { user, number, place: 0, joins_ms, policy, is_background, steps }
 }
 
 /// Writes into one of few rows, so that devices meet. What is written says who wrote it.

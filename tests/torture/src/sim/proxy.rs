@@ -169,7 +169,7 @@ impl Link {
 
     async fn exchange(&self, request: &Request, node: usize, ms: u64) -> io::Result<Answer> {
         let mut upstream = self.lines.nodes.connect(node).await?;
-        let (user, source) = (self.device.user_name(), self.device.name());
+        let (user, source) = (self.device.user_name(), self.device.source());
         let ledger = &self.lines.ledger;
         let attempt = ledger.attempt(&user, &source, &request.bytes[request.head..]);
         trickle(&mut upstream, &request.bytes, ms).await?;
