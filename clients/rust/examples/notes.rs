@@ -152,6 +152,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let left = client.close()?;
-    println!("{} not uploaded yet", left.unsent);
+    println!("{} not uploaded yet", left.unsent.len());
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! What can never be uploaded.
 
-use rusqlite::types::{Value, ValueRef};
+use rusqlite::types::Value;
 use rusqlite::{Connection, params};
 
 use crate::shape::Shape;
-use crate::values::key_to_text;
+use crate::values::key_as_text;
 use crate::{Error, outbox};
 
 /// A change that can never be uploaded as it is.
@@ -35,10 +35,7 @@ pub(crate) fn put_aside(
     (reason, message): (&str, &str),
 ) -> Result<Aside, Error> {
     outbox::drop_entry(tx, shape, key)?;
-    let pk = match key {
-        Value::Text(text) => text.clone(),
-        other => key_to_text(ValueRef::from(other)).unwrap_or_else(|_| format!("{other:?}")),
-    };
+    let pk = key_as_text(key);
     let insert = "INSERT INTO _outrigger_aside (tbl, pk, op, payload, reason, message) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     tx.prepare_cached(insert)?.execute(params![shape.name, pk, op, payload, reason, message])?;
     Ok(Aside {

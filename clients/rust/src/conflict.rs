@@ -64,7 +64,28 @@ impl fmt::Debug for Conflicts {
 }
 
 impl Conflicts {
-    /// Decided by that function.
+    /// Decided by that function. It runs in the middle of a sync, while nothing else of the client works: it must not use
+    /// that.
+    ///
+    /// ```
+    /// use outrigger_client::{Config, Conflicts, Resolution};
+    ///
+    /// // A counter: of two devices the one that has counted further counts.
+    /// let counters = Conflicts::custom(|conflict| {
+    ///     let count = |image: &Option<outrigger_client::Image>| -> i64 {
+    ///         image.as_ref().and_then(|image| image.get("count")?.get().parse().ok()).unwrap_or(0)
+    ///     };
+    ///     if count(&conflict.local) > count(&conflict.remote) {
+    ///         Resolution::KeepLocal
+    ///     } else {
+    ///         Resolution::TakeRemote
+    ///     }
+    /// });
+    /// let config = Config::new("https://sync.example.com", || async { Ok("a token".to_owned()) })
+    ///     .table("counters")
+    ///     .conflicts(counters);
+    /// # drop(config);
+    /// ```
     pub fn custom(resolver: impl Fn(&Conflict) -> Resolution + Send + Sync + 'static) -> Self {
         Self::Custom(Arc::new(resolver))
     }
@@ -83,7 +104,8 @@ impl Conflicts {
     }
 }
 
-fn same(a: Option<&Image>, b: Option<&Image>) -> bool {
+/// Whether they are the same row.
+pub(crate) fn same(a: Option<&Image>, b: Option<&Image>) -> bool {
     match (a, b) {
         (None, None) => true,
         (Some(a), Some(b)) => {

@@ -1,15 +1,14 @@
 //! The app's connection, lent to whoever works with it for as long as that takes.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior, ffi};
 
-use crate::config::Failpoint;
-use crate::{Error, outbox};
+use crate::config::{Failpoint, Table};
+use crate::shape::Shape;
+use crate::{Error, install, outbox};
 
-/// How long to wait for another connection of the app's that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Statements that are kept prepared.
 const STATEMENTS: usize = 128;
 
@@ -17,14 +16,36 @@ const STATEMENTS: usize = 128;
 #[derive(Clone)]
 pub(crate) struct Database {
     connection: Arc<Mutex<Option<Connection>>>,
+    /// The version of the schema that is known.
+    schema: Arc<AtomicI64>,
     failpoint: Option<Failpoint>,
 }
 
 impl Database {
-    pub(crate) fn new(connection: Connection, failpoint: Option<Failpoint>) -> Result<Self, Error> {
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+    pub(crate) fn new(connection: Connection, failpoint: Option<Failpoint>) -> Self {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        Ok(Self { connection: Arc::new(Mutex::new(Some(connection))), failpoint })
+        Self { connection: Arc::new(Mutex::new(Some(connection))), schema: Arc::default(), failpoint }
+    }
+
+    /// Makes the tables sync, and leaves others alone if so told. Gives their shapes.
+    pub(crate) async fn install(&self, tables: Vec<Table>, leave_others: bool) -> Result<Vec<Shape>, Error> {
+        let database = self.clone();
+        self.run(move |connection| database.install_on(connection, &tables, leave_others)).await
+    }
+
+    /// The same on this thread.
+    pub(crate) fn install_now(&self, tables: &[Table], leave_others: bool) -> Result<Vec<Shape>, Error> {
+        self.with(|connection| self.install_on(connection, tables, leave_others))
+    }
+
+    fn install_on(&self, connection: &mut Connection, tables: &[Table], leave: bool) -> Result<Vec<Shape>, Error> {
+        let (tx, stops) = (transaction(connection)?, self.stops());
+        let (shapes, schema) = install::install(&tx, tables, leave, &stops)?;
+        stops.at("before commit")?;
+        tx.commit()?;
+        self.schema.store(schema, Ordering::Relaxed);
+        stops.at("after commit")?;
+        Ok(shapes)
     }
 
     /// Works with the connection on this thread.
@@ -40,8 +61,12 @@ impl Database {
         work: impl FnOnce(&mut Connection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let database = self.clone();
-        let done = tokio::task::spawn_blocking(move || database.with(work)).await;
-        done.unwrap_or(Err(Error::Closed))
+        match tokio::task::spawn_blocking(move || database.with(work)).await {
+            Ok(done) => done,
+            // The app's own code, which decides a conflict.
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::Closed),
+        }
     }
 
     /// Works in a transaction, which lasts only if the work succeeds.
@@ -49,9 +74,9 @@ impl Database {
         &self,
         work: impl FnOnce(&Transaction<'_>, &Stops) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let stops = Stops(self.failpoint.clone());
+        let (database, stops) = (self.clone(), self.stops());
         self.run(move |connection| {
-            let tx = begin(connection)?;
+            let tx = database.begin(connection)?;
             stops.at("begun")?;
             let done = work(&tx, &stops)?;
             stops.at("before commit")?;
@@ -60,6 +85,17 @@ impl Database {
             Ok(done)
         })
         .await
+    }
+
+    /// A transaction that sees all that waits. Fails with SQLITE_SCHEMA if the tables are not those that are known.
+    pub(crate) fn begin<'c>(&self, connection: &'c mut Connection) -> Result<Transaction<'c>, Error> {
+        let tx = transaction(connection)?;
+        if install::schema_version(&tx)? != self.schema.load(Ordering::Relaxed) {
+            let changed = ffi::Error::new(ffi::SQLITE_SCHEMA);
+            return Err(Error::Database(rusqlite::Error::SqliteFailure(changed, None)));
+        }
+        outbox::gather(&tx)?;
+        Ok(tx)
     }
 
     /// The points at which a test may stop.
@@ -73,11 +109,12 @@ impl Database {
     }
 }
 
-/// A transaction that sees all that waits.
-pub(crate) fn begin(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
-    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    outbox::gather(&tx)?;
-    Ok(tx)
+/// A transaction that nobody else writes beside.
+pub(crate) fn transaction(connection: &mut Connection) -> Result<Transaction<'_>, Error> {
+    if !connection.is_autocommit() {
+        return Err(Error::Busy("the app has a transaction open on this connection".into()));
+    }
+    Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
 }
 
 /// Points at which a test may stop what is done, as if the process had died.

@@ -44,9 +44,12 @@ pub enum Event {
     },
     /// The device starts again from the rows as the server has them, and keeps what it has not uploaded.
     Resync,
-    /// The server cannot be reached.
+    /// The background task cannot reach the server, and goes on trying.
     Offline(String),
-    /// It can be reached again.
+    /// The background task needs the app: to sign in again, or to look at what the database or the server says. It goes
+    /// on trying too.
+    Failed(String),
+    /// It syncs again, after [`Offline`](Self::Offline) or [`Failed`](Self::Failed).
     Online,
     /// Everything here is on the server, and the other way round.
     InSync,

@@ -28,11 +28,15 @@ mod apply;
 mod aside;
 mod capture;
 mod client;
+mod clock;
 mod config;
 mod conflict;
 mod database;
 mod error;
 mod events;
+mod extra;
+mod install;
+mod members;
 mod outbox;
 mod remote;
 mod rows;
@@ -42,6 +46,7 @@ mod state;
 mod sync;
 pub mod transport;
 mod values;
+mod waiting;
 mod wire;
 
 /// The code of the README, compiled.
@@ -51,11 +56,13 @@ struct Readme;
 
 pub use aside::Aside;
 pub use client::{Client, SignedOut};
+pub use clock::Clock;
 pub use config::{Config, TokenResult};
 pub use conflict::{Conflict, Conflicts, Image, Resolution};
 pub use error::Error;
 pub use events::{Decision, Event};
 pub use sync::Report;
+pub use waiting::Unsent;
 
 /// The version that the app has to use.
 pub use rusqlite;

@@ -6,13 +6,15 @@ use serde_json::value::RawValue;
 
 use crate::aside::{Aside, put_aside};
 use crate::conflict::Image;
+use crate::database::Stops;
 use crate::rows::{self, Known};
 use crate::shape::Shape;
-use crate::values::{key_from_text, key_to_text};
-use crate::{Error, state};
+use crate::values::key_to_text;
+use crate::{Error, extra, state};
 
-/// Times that a change is tried whose parents do not come, before it is put aside.
-const ATTEMPTS_MAX: i64 = 50;
+/// The `hold` of an entry: it can be sent, or it waits for a later sync. 2: the app does not sync its table any more.
+const READY: i64 = 0;
+const HELD: i64 = 1;
 
 /// A change on its way: fixed from the first time that it is sent until its answer.
 #[derive(Clone, Debug)]
@@ -27,7 +29,12 @@ pub(crate) struct Sent {
 }
 
 /// The next changes to send, fixed: those that were sent already and not answered, or else new ones.
-pub(crate) fn collect(tx: &Connection, shapes: &[Shape], max: usize) -> Result<(Vec<Sent>, Vec<Aside>), Error> {
+pub(crate) fn collect(
+    tx: &Connection,
+    shapes: &[Shape],
+    max: usize,
+    stops: &Stops,
+) -> Result<(Vec<Sent>, Vec<Aside>), Error> {
     let pending = pending(tx, shapes, max)?;
     if !pending.is_empty() {
         return Ok((pending, Vec::new()));
@@ -35,7 +42,7 @@ pub(crate) fn collect(tx: &Connection, shapes: &[Shape], max: usize) -> Result<(
     let (mut sent, mut aside) = (Vec::new(), Vec::new());
     for (position, shape) in shapes.iter().enumerate() {
         let mut waiting = tx.prepare_cached(
-            "SELECT pk FROM _outrigger_outbox WHERE tbl = ?1 AND sent_id IS NULL AND hold = 0 LIMIT ?2",
+            "SELECT pk FROM _outrigger_outbox WHERE tbl = ?1 AND sent_id IS NULL AND hold = 0 AND unsure = 0 LIMIT ?2",
         )?;
         let keys: Vec<Value> = waiting
             .query_map(params![shape.name, (max - sent.len()) as i64], |row| row.get(0))?
@@ -43,7 +50,10 @@ pub(crate) fn collect(tx: &Connection, shapes: &[Shape], max: usize) -> Result<(
         for key in keys {
             match prepare(tx, shape, &key)? {
                 Prepared::Nothing => drop_entry(tx, shape, &key)?,
-                Prepared::Unfit(why) => aside.push(put_aside(tx, shape, &key, ("UPDATE", None), ("unsyncable", &why))?),
+                Prepared::Unfit(why) => {
+                    aside.push(put_aside(tx, shape, &key, ("UPDATE", None), ("unsyncable", &why))?);
+                    stops.at("put aside")?;
+                }
                 Prepared::Change { pk, op, version, payload } => {
                     let id = state::next_id(tx)?;
                     let mut fix = tx.prepare_cached(
@@ -53,6 +63,7 @@ pub(crate) fn collect(tx: &Connection, shapes: &[Shape], max: usize) -> Result<(
                     let text = payload.as_ref().map(|payload| payload.get());
                     fix.execute(params![shape.name, key, id, op, version, text])?;
                     sent.push(Sent { shape: position, pk, id, op: op.to_owned(), version, payload });
+                    stops.at("collected")?;
                 }
             }
         }
@@ -63,7 +74,7 @@ pub(crate) fn collect(tx: &Connection, shapes: &[Shape], max: usize) -> Result<(
 fn pending(tx: &Connection, shapes: &[Shape], max: usize) -> Result<Vec<Sent>, Error> {
     let mut statement = tx.prepare_cached(
         "SELECT tbl, pk, sent_id, sent_op, sent_version, sent_payload FROM _outrigger_outbox \
-         WHERE sent_id IS NOT NULL ORDER BY sent_id LIMIT ?1",
+         WHERE sent_id IS NOT NULL AND hold <> 2 ORDER BY sent_id LIMIT ?1",
     )?;
     let mut rows = statement.query([max as i64])?;
     let mut all = Vec::new();
@@ -108,12 +119,17 @@ fn prepare(tx: &Connection, shape: &Shape, key: &Value) -> Result<Prepared, Erro
         Some(Err(why)) => return Ok(Prepared::Unfit(why)),
         Some(Ok(image)) => image,
     };
-    let text = serde_json::to_string(&image).unwrap_or_default();
+    let mut text = serde_json::to_string(&image).unwrap_or_default();
     if version > 0 && !deleted {
         let base = rows::base(tx, shape, key)?.map(|base| serde_json::to_string(&base).unwrap_or_default());
         if base.as_ref() == Some(&text) {
             return Ok(Prepared::Nothing);
         }
+    }
+    if let Some(extra) = extra::of(tx, shape, &pk)? {
+        // This device's columns, and what only newer ones know.
+        let whole: Image = extra.into_iter().chain(image).collect();
+        text = serde_json::to_string(&whole).unwrap_or_default();
     }
     let op = if version == 0 { "INSERT" } else { "UPDATE" };
     Ok(Prepared::Change { pk, op, version, payload: RawValue::from_string(text).ok() })
@@ -126,13 +142,13 @@ pub(crate) fn drop_entry(tx: &Connection, shape: &Shape, key: &Value) -> Result<
 }
 
 /// Lets a change be sent anew, as the row is then. Held, it waits for its turn in a later sync.
-pub(crate) fn release(tx: &Connection, shape: &Shape, key: &Value, hold: bool) -> Result<i64, Error> {
+pub(crate) fn release(tx: &Connection, shape: &Shape, key: &Value, hold: bool) -> Result<(), Error> {
     let mut release = tx.prepare_cached(
         "UPDATE _outrigger_outbox SET sent_id = NULL, sent_edit = NULL, sent_op = NULL, sent_version = NULL, \
-         sent_payload = NULL, hold = ?3, attempts = attempts + ?3 WHERE tbl = ?1 AND pk = ?2 RETURNING attempts",
+         sent_payload = NULL, hold = ?3 WHERE tbl = ?1 AND pk = ?2",
     )?;
-    let attempts = release.query_row(params![shape.name, key, hold], |row| row.get(0)).optional()?;
-    Ok(attempts.unwrap_or(0))
+    release.execute(params![shape.name, key, if hold { HELD } else { READY }])?;
+    Ok(())
 }
 
 /// Takes the rows that were made into the outbox. To be called before anything here is asked.
@@ -146,20 +162,49 @@ pub(crate) fn gather(tx: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the row has an entry.
-pub(crate) fn has_entry(tx: &Connection, shape: &Shape, key: &Value) -> Result<bool, Error> {
-    let mut statement = tx.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM _outrigger_outbox WHERE tbl = ?1 AND pk = ?2), \
-         EXISTS (SELECT 1 FROM _outrigger_inserted)",
-    )?;
-    let mut ask = || statement.query_row(params![shape.name, key], |row| Ok((row.get(0)?, row.get(1)?)));
-    let (has_entry, are_inserted): (bool, bool) = ask()?;
-    if has_entry || !are_inserted {
-        return Ok(has_entry);
+/// What waits of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Nothing watched the row for a while, and nothing was seen to edit it.
+    pub(crate) is_doubt: bool,
+    /// Nothing watched the row for a while, so its base may be wrong.
+    pub(crate) is_unsure: bool,
+}
+
+/// What waits of that row.
+pub(crate) fn entry(tx: &Connection, shape: &Shape, key: &Value) -> Result<Option<Entry>, Error> {
+    let mut find = tx.prepare_cached("SELECT unsure, edit FROM _outrigger_outbox WHERE tbl = ?1 AND pk = ?2")?;
+    let mut ask = || {
+        let row = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?));
+        let found = find.query_row(params![shape.name, key], row).optional()?;
+        Ok::<_, Error>(found.map(|(is_unsure, edits)| Entry { is_doubt: is_unsure && edits == 0, is_unsure }))
+    };
+    let found = ask()?;
+    if found.is_some() || !tx.prepare_cached("SELECT 1 FROM _outrigger_inserted LIMIT 1")?.exists([])? {
+        return Ok(found);
     }
     // A cascade, or a trigger of the app's, has made some meanwhile.
     gather(tx)?;
-    Ok(ask()?.0)
+    ask()
+}
+
+/// Whether a change of the row could be sent now.
+pub(crate) fn is_ready(tx: &Connection, shape: &Shape, key: &Value) -> Result<bool, Error> {
+    let ask = "SELECT 1 FROM _outrigger_outbox WHERE tbl = ?1 AND pk = ?2 AND hold = 0";
+    Ok(tx.prepare_cached(ask)?.exists(params![shape.name, key])?)
+}
+
+/// It is known what was edited.
+pub(crate) fn make_sure(tx: &Connection, shape: &Shape, key: &Value) -> Result<(), Error> {
+    let mut sure = tx.prepare_cached("UPDATE _outrigger_outbox SET unsure = 0 WHERE tbl = ?1 AND pk = ?2")?;
+    sure.execute(params![shape.name, key])?;
+    Ok(())
+}
+
+/// Whether that change is what the server is asked about: another sync of the same file may have settled it.
+pub(crate) fn is_asked(tx: &Connection, shape: &Shape, key: &Value, sent: &Sent) -> Result<bool, Error> {
+    let ask = "SELECT 1 FROM _outrigger_outbox WHERE tbl = ?1 AND pk = ?2 AND sent_id = ?3";
+    Ok(tx.prepare_cached(ask)?.exists(params![shape.name, key, sent.id])?)
 }
 
 /// The change was applied: the row on the server is at that version, none if there never was one to delete, at the
@@ -167,20 +212,22 @@ pub(crate) fn has_entry(tx: &Connection, shape: &Shape, key: &Value) -> Result<b
 pub(crate) fn applied(
     tx: &Connection,
     shape: &Shape,
-    sent: &Sent,
+    (key, sent): (&Value, &Sent),
     (version, at): (Option<i64>, i64),
 ) -> Result<(), Error> {
-    let key = key_from_text(&sent.pk, &shape.pk).map_err(Error::Protocol)?;
-    let known = Known { version: version.unwrap_or(0), deleted_at: (sent.op == "DELETE").then_some(at) };
+    let is_deletion = sent.op == "DELETE";
+    let known = Known { version: version.unwrap_or(0), deleted_at: is_deletion.then_some(at) };
     rows::set_known(tx, shape, &sent.pk, known)?;
-    if is_edited(tx, shape, &key)? {
+    if is_edited(tx, shape, key)? {
         // Edited on the way: the next change is on top of this one.
         let image: Option<Image> = sent.payload.as_ref().and_then(|payload| serde_json::from_str(payload.get()).ok());
-        rows::set_base(tx, shape, &key, image.as_ref())?;
-        release(tx, shape, &key, false)?;
-        return Ok(());
+        rows::set_base(tx, shape, key, image.as_ref())?;
+        return release(tx, shape, key, false);
     }
-    drop_entry(tx, shape, &key)
+    if is_deletion {
+        extra::forget(tx, shape, &sent.pk)?;
+    }
+    drop_entry(tx, shape, key)
 }
 
 /// Whether the row was edited since its change was fixed.
@@ -194,38 +241,15 @@ fn is_edited(tx: &Connection, shape: &Shape, key: &Value) -> Result<bool, Error>
 pub(crate) fn refused(
     tx: &Connection,
     shape: &Shape,
-    sent: &Sent,
+    (key, sent): (&Value, &Sent),
     (reason, message): (&str, &str),
 ) -> Result<Option<Aside>, Error> {
-    let key = key_from_text(&sent.pk, &shape.pk).map_err(Error::Protocol)?;
     let is_passing = matches!(reason, "fk_missing" | "batch_aborted" | "internal_error" | "precheck_error");
-    if reason == "source_change_id_reused" {
-        release(tx, shape, &key, false)?;
-        return Ok(None);
-    }
-    if is_passing && release(tx, shape, &key, true)? < ATTEMPTS_MAX {
-        return Ok(None);
-    }
-    if !is_passing && is_edited(tx, shape, &key)? {
-        release(tx, shape, &key, false)?;
+    let is_other_by_now = reason == "source_change_id_reused" || is_edited(tx, shape, key)?;
+    if is_passing || is_other_by_now {
+        release(tx, shape, key, is_passing)?;
         return Ok(None);
     }
     let payload = sent.payload.as_ref().map(|payload| payload.get());
-    put_aside(tx, shape, &key, (&sent.op, payload), (reason, message)).map(Some)
-}
-
-/// How many rows wait, and how many of them could be sent now.
-pub(crate) fn waiting(connection: &Connection) -> Result<(usize, usize), Error> {
-    let count = "SELECT count(*), count(*) FILTER (WHERE hold = 0) FROM ( \
-                 SELECT hold FROM _outrigger_outbox UNION ALL \
-                 SELECT 0 FROM (SELECT DISTINCT tbl, pk FROM _outrigger_inserted) i WHERE NOT EXISTS ( \
-                 SELECT 1 FROM _outrigger_outbox o WHERE o.tbl = i.tbl AND o.pk = i.pk))";
-    let (all, ready): (u32, u32) = connection.query_row(count, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok((all as usize, ready as usize))
-}
-
-/// Gives everything that was held another turn.
-pub(crate) fn unhold(connection: &Connection) -> Result<(), Error> {
-    connection.prepare_cached("UPDATE _outrigger_outbox SET hold = 0 WHERE hold <> 0")?.execute([])?;
-    Ok(())
+    put_aside(tx, shape, key, (&sent.op, payload), (reason, message)).map(Some)
 }

@@ -5,8 +5,9 @@ use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use crate::capture::base_table;
 use crate::conflict::Image;
+use crate::members::Members;
 use crate::shape::{Column, Indexed, Shape, quoted};
-use crate::values::{from_json, key_from_text, to_json};
+use crate::values::{from_json, to_json};
 
 /// An image, or why there is none of the row though it exists.
 pub(crate) type Imaged = Result<Image, String>;
@@ -47,8 +48,9 @@ pub(crate) fn set_base(
     // A base that cannot be kept is none.
     let value = |column: &Column| image.get(&column.name).map_or(Ok(Value::Null), |json| from_json(json, column));
     let Ok(values) = shape.columns.iter().map(value).collect::<Result<Vec<Value>, _>>() else { return Ok(()) };
-    let places: String = values.iter().map(|_| ", ?").collect();
-    let insert = format!("INSERT INTO {table} VALUES (?{places})");
+    let (names, places): (Vec<_>, Vec<_>) =
+        shape.columns.iter().map(|c| (format!(", {}", quoted(&c.name)), ", ?")).unzip();
+    let insert = format!("INSERT INTO {table} ({pk}{}) VALUES (?{})", names.concat(), places.concat());
     connection.prepare_cached(&insert)?.execute(params_from_iter(std::iter::once(key.clone()).chain(values)))?;
     Ok(())
 }
@@ -72,8 +74,7 @@ impl From<rusqlite::Error> for Unwritten {
 }
 
 /// Makes a row that exists let go of its unique values, uncaptured, so that another can take them.
-pub(crate) fn let_go(connection: &Connection, shape: &Shape, pk: &str) -> Result<(), Unwritten> {
-    let key = key_from_text(pk, &shape.pk).map_err(Unwritten::Unfit)?;
+pub(crate) fn let_go(connection: &Connection, shape: &Shape, key: &Value) -> Result<(), Unwritten> {
     let column = |of: &Vec<Indexed>| shape.columns.iter().find(|column| of.iter().any(|of| of.column == column.name));
     let sets: Vec<String> = shape
         .unique
@@ -93,35 +94,34 @@ pub(crate) fn let_go(connection: &Connection, shape: &Shape, pk: &str) -> Result
     }
     let update =
         format!("UPDATE {} SET {} WHERE {} = ?1", quoted(&shape.name), sets.join(", "), quoted(&shape.pk.name));
-    uncaptured(connection, shape, &key, || {
-        connection.prepare_cached(&update)?.execute([&key])?;
-        Ok(())
-    })
+    name_uncaptured(connection, shape, key)?;
+    connection.prepare_cached(&update)?.execute([key])?;
+    Ok(())
 }
 
-/// Makes the row that, or removes it, uncaptured. Members that are no columns are ignored, columns that the image lacks
+/// Makes the row that, or removes it, uncaptured. Members that are no columns are ignored, columns that have no member
 /// stay as they are.
-pub(crate) fn write(connection: &Connection, shape: &Shape, pk: &str, image: Option<&Image>) -> Result<(), Unwritten> {
-    let key = key_from_text(pk, &shape.pk).map_err(Unwritten::Unfit)?;
-    uncaptured(connection, shape, &key, || match image {
-        Some(image) => put(connection, shape, key.clone(), image),
-        None => {
-            let delete = format!("DELETE FROM {} WHERE {} = ?1", quoted(&shape.name), quoted(&shape.pk.name));
-            connection.prepare_cached(&delete)?.execute([&key])?;
-            Ok(())
-        }
-    })
-}
-
-/// Works on a row without its being captured. It stays named until another takes its place, or [`capture_all`].
-fn uncaptured(
+pub(crate) fn write(
     connection: &Connection,
     shape: &Shape,
     key: &Value,
-    work: impl FnOnce() -> Result<(), Unwritten>,
+    row: Option<&Members<'_>>,
 ) -> Result<(), Unwritten> {
-    connection.prepare_cached("UPDATE _outrigger_now SET tbl = ?1, pk = ?2")?.execute(params![shape.name, key])?;
-    work()
+    name_uncaptured(connection, shape, key)?;
+    match row {
+        Some(row) => put(connection, shape, key, row.values(shape).map_err(Unwritten::Unfit)?),
+        None => {
+            let delete = format!("DELETE FROM {} WHERE {} = ?1", quoted(&shape.name), quoted(&shape.pk.name));
+            connection.prepare_cached(&delete)?.execute([key])?;
+            Ok(())
+        }
+    }
+}
+
+/// From here on this row is not captured, until another takes its place, or [`capture_all`].
+pub(crate) fn name_uncaptured(connection: &Connection, shape: &Shape, key: &Value) -> rusqlite::Result<()> {
+    let mut name = connection.prepare_cached("UPDATE _outrigger_now SET tbl = ?1, pk = ?2")?;
+    name.execute(params![shape.name, key]).map(drop)
 }
 
 /// From here on every row is captured.
@@ -143,19 +143,14 @@ pub(crate) fn upsert<'a>(table: &str, pk: &Column, columns: impl Iterator<Item =
     format!("INSERT INTO {table} ({names}) VALUES ({places}) ON CONFLICT ({pk}) DO {then}")
 }
 
-fn put(connection: &Connection, shape: &Shape, key: Value, image: &Image) -> Result<(), Unwritten> {
-    let given = || shape.columns.iter().filter_map(|column| Some((column, image.get(&column.name)?)));
-    let mut values = Vec::with_capacity(shape.columns.len() + 1);
-    values.push(key);
-    for (column, json) in given() {
-        values.push(from_json(json, column).map_err(Unwritten::Unfit)?);
-    }
-    if values.len() > shape.columns.len() {
-        connection.prepare_cached(&shape.upsert)?.execute(params_from_iter(values))?;
+fn put(connection: &Connection, shape: &Shape, key: &Value, values: Vec<Option<Value>>) -> Result<(), Unwritten> {
+    let mut statement = if values.iter().all(Option::is_some) {
+        connection.prepare_cached(&shape.upsert)?
     } else {
-        let upsert = upsert(&shape.name, &shape.pk, given().map(|(column, _)| column));
-        connection.prepare_cached(&upsert)?.execute(params_from_iter(values))?;
-    }
+        let given = shape.columns.iter().zip(&values).filter(|(_, value)| value.is_some());
+        connection.prepare_cached(&upsert(&shape.name, &shape.pk, given.map(|(column, _)| column)))?
+    };
+    statement.execute(params_from_iter(std::iter::once(key).chain(values.iter().flatten())))?;
     Ok(())
 }
 
@@ -186,4 +181,10 @@ pub(crate) fn set_known(connection: &Connection, shape: &Shape, pk: &str, known:
          ON CONFLICT (tbl, pk) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at, seen = 1",
     )?;
     note.execute(params![shape.name, pk, known.version, known.deleted_at]).map(drop)
+}
+
+/// Notes that the server still has the row.
+pub(crate) fn set_seen(connection: &Connection, shape: &Shape, pk: &str) -> rusqlite::Result<()> {
+    let mut seen = connection.prepare_cached("UPDATE _outrigger_row SET seen = 1 WHERE tbl = ?1 AND pk = ?2")?;
+    seen.execute([&*shape.name, pk]).map(drop)
 }

@@ -33,6 +33,8 @@ pub(crate) struct Column {
     /// Whether it holds bytes, which travel as base64.
     pub(crate) is_blob: bool,
     pub(crate) is_nullable: bool,
+    /// What it holds if nothing is said, as SQL.
+    pub(crate) default: String,
 }
 
 /// A column of an index.
@@ -56,6 +58,14 @@ pub(crate) fn literal(text: &str) -> String {
 /// The shapes of all tables, each behind those that it refers to, as far as they are no circle.
 pub(crate) fn read_all(connection: &Connection, tables: &[Table]) -> Result<Vec<Shape>, Error> {
     let mut left: Vec<Shape> = tables.iter().map(|table| read(connection, table)).collect::<Result<_, _>>()?;
+    for (n, shape) in left.iter().enumerate() {
+        let is_twice =
+            |other: &Shape| shape.name == other.name || (&shape.schema, &shape.table) == (&other.schema, &other.table);
+        if left[..n].iter().any(is_twice) {
+            let why = "it is named twice, or another is the same table on the server".to_owned();
+            return Err(Error::Table { table: shape.name.clone(), why });
+        }
+    }
     let mut ordered: Vec<Shape> = Vec::new();
     while !left.is_empty() {
         let names: Vec<String> = left.iter().map(|shape| shape.name.to_ascii_lowercase()).collect();
@@ -71,21 +81,22 @@ pub(crate) fn read_all(connection: &Connection, tables: &[Table]) -> Result<Vec<
 
 fn read(connection: &Connection, table: &Table) -> Result<Shape, Error> {
     let refused = |why: &str| Error::Table { table: table.name.clone(), why: why.to_owned() };
-    let kind: Option<(String, String)> = connection
+    let kind: Option<(String, String, String)> = connection
         .query_row(
-            "SELECT type, sql FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND type IN ('table', 'view')",
+            "SELECT type, sql, name FROM sqlite_schema WHERE name = ?1 COLLATE NOCASE AND type IN ('table', 'view')",
             [&table.name],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )
         .optional()?;
-    match kind {
+    let name = match kind {
         None => return Err(refused("there is no such table")),
-        Some((kind, _)) if kind == "view" => return Err(refused("it is a view")),
-        Some((_, sql)) if sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL") => {
+        Some((kind, ..)) if kind == "view" => return Err(refused("it is a view")),
+        Some((_, sql, _)) if sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL") => {
             return Err(refused("it is a virtual table, on which there can be no triggers"));
         }
-        Some(_) => {}
-    }
+        // As it was made, however the app writes it.
+        Some((.., name)) => name,
+    };
     let is_name = |name: &str| {
         (1..=63).contains(&name.len())
             && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
@@ -96,8 +107,8 @@ fn read(connection: &Connection, table: &Table) -> Result<Shape, Error> {
     let (pk, columns) = columns(connection, table)?;
     let (unique, parents) = (unique(connection, table, &pk.name)?, parents(connection, table)?);
     Ok(Shape {
-        upsert: upsert(&table.name, &pk, columns.iter()),
-        name: table.name.clone(),
+        upsert: upsert(&name, &pk, columns.iter()),
+        name,
         schema: table.schema.clone(),
         table: table.table.clone(),
         pk,
@@ -109,11 +120,13 @@ fn read(connection: &Connection, table: &Table) -> Result<Shape, Error> {
 
 fn columns(connection: &Connection, table: &Table) -> Result<(Column, Vec<Column>), Error> {
     let refused = |why: String| Error::Table { table: table.name.clone(), why };
-    let mut statement = connection.prepare("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1)")?;
+    let mut statement =
+        connection.prepare("SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM pragma_table_xinfo(?1)")?;
     let rows = statement.query_map([&table.name], |row| {
         let declared = row.get::<_, String>(1)?.to_ascii_uppercase();
         let is_blob = declared.contains("BLOB");
-        let column = Column { name: row.get(0)?, is_blob, is_nullable: !row.get::<_, bool>(2)? };
+        let default = row.get::<_, Option<String>>(5)?.unwrap_or_else(|| "NULL".into());
+        let column = Column { name: row.get(0)?, is_blob, is_nullable: !row.get::<_, bool>(2)?, default };
         Ok((column, declared, row.get::<_, i64>(3)?, row.get::<_, i64>(4)?))
     })?;
     let (mut keys, mut columns) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::Error;
+use crate::remote::Identity;
 
 /// The last `server_id` that was applied.
 pub(crate) const CURSOR: &str = "cursor";
@@ -18,6 +19,28 @@ pub(crate) const STARTING: &str = "starting";
 /// The page of the snapshot to go on with, and the cursor behind it.
 pub(crate) const PAGE: &str = "page";
 pub(crate) const AS_OF: &str = "as_of";
+
+/// Whose rows these are, and under which source they were uploaded last.
+pub(crate) const USER: &str = "user";
+pub(crate) const SOURCE: &str = "source";
+/// The layout of this library's tables.
+pub(crate) const FORMAT: &str = "format";
+
+/// Whose rows these are.
+pub(crate) fn identity(connection: &Connection) -> Result<Option<Identity>, Error> {
+    Ok(get(connection, USER)?.zip(get(connection, SOURCE)?).map(|(user, source)| Identity { user, source }))
+}
+
+/// Notes whose rows these are.
+pub(crate) fn identify(connection: &Connection, Identity { user, source }: &Identity) -> Result<(), Error> {
+    set(connection, USER, user)?;
+    set(connection, SOURCE, source)
+}
+
+/// The rows are to be fetched as they are, once more.
+pub(crate) fn start_over(connection: &Connection) -> Result<(), Error> {
+    clear(connection, &[CURSOR, EPOCH, UNTIL, PAGE, AS_OF, STARTING])
+}
 
 pub(crate) fn get<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, Error> {
     let mut statement = connection.prepare_cached("SELECT value FROM _outrigger_state WHERE key = ?1")?;
@@ -40,7 +63,7 @@ pub(crate) fn clear(connection: &Connection, keys: &[&str]) -> Result<(), Error>
 /// A number that no change of this source has had.
 pub(crate) fn next_id(connection: &Connection) -> Result<i64, Error> {
     let id: i64 = get(connection, NEXT_ID)?.unwrap_or(1);
-    set(connection, NEXT_ID, id + 1)?;
+    set(connection, NEXT_ID, id.checked_add(1).ok_or_else(none_left)?)?;
     Ok(id)
 }
 
@@ -51,6 +74,10 @@ pub(crate) fn is_numbered(connection: &Connection) -> Result<bool, Error> {
 
 /// Numbers from above this one on.
 pub(crate) fn number_above(connection: &Connection, highest: i64) -> Result<(), Error> {
-    let next = get::<i64>(connection, NEXT_ID)?.unwrap_or(1).max(highest + 1);
+    let next = get::<i64>(connection, NEXT_ID)?.unwrap_or(1).max(highest.checked_add(1).ok_or_else(none_left)?);
     set(connection, NEXT_ID, next)
+}
+
+fn none_left() -> Error {
+    Error::Protocol("there is no higher number for a change".into())
 }

@@ -47,11 +47,18 @@ pub(crate) fn from_json(json: &RawValue, column: &Column) -> Result<Value, Strin
         _ => match text.parse::<i64>() {
             Ok(number) => Ok(Value::Integer(number)),
             Err(_) => match text.parse::<f64>() {
-                Ok(number) if number.is_finite() => Ok(Value::Real(number)),
+                // A whole number of more digits than fit would come back as another one.
+                Ok(number) if number.is_finite() && (!is_whole(text) || format!("{number:.0}") == text) => {
+                    Ok(Value::Real(number))
+                }
                 _ => Err(why("so large a number")),
             },
         },
     }
+}
+
+fn is_whole(number: &str) -> bool {
+    !number.contains(['.', 'e', 'E'])
 }
 
 /// A key as it goes over the wire, or why it cannot.
@@ -69,6 +76,14 @@ pub(crate) fn key_to_text(value: ValueRef<'_>) -> Result<String, String> {
     }
 }
 
+/// A key for a human, whatever it is.
+pub(crate) fn key_as_text(key: &Value) -> String {
+    match key {
+        Value::Text(text) => text.clone(),
+        other => key_to_text(ValueRef::from(other)).unwrap_or_else(|_| format!("{other:?}")),
+    }
+}
+
 /// A key as the app's table keeps it.
 pub(crate) fn key_from_text(text: &str, column: &Column) -> Result<Value, String> {
     let key = Uuid::try_parse(text).map_err(|_| format!("{text} is no UUID"))?;
@@ -80,7 +95,7 @@ mod tests {
     use super::*;
 
     fn column(is_blob: bool) -> Column {
-        Column { name: "a".into(), is_blob, is_nullable: true }
+        Column { name: "a".into(), is_blob, is_nullable: true, default: "NULL".into() }
     }
 
     #[test]
@@ -103,6 +118,17 @@ mod tests {
         there_and_back(Value::Null, &blob);
         there_and_back(Value::Blob((0..=255).collect()), &blob);
         there_and_back(Value::Blob(Vec::new()), &blob);
+    }
+
+    #[test]
+    fn a_number_that_would_come_back_as_another_one_does_not_fit() {
+        let from = |text: &str| from_json(&RawValue::from_string(text.to_owned()).unwrap(), &column(false));
+        assert_eq!(from("9223372036854775807"), Ok(Value::Integer(i64::MAX)));
+        assert_eq!(from("9223372036854775808"), Ok(Value::Real(9_223_372_036_854_775_808.0)));
+        assert_eq!(from("-0.0"), Ok(Value::Real(-0.0)));
+        for giant in ["9223372036854775809", "123456789012345678901234567890", "1e400", "-1E999"] {
+            assert!(from(giant).is_err(), "{giant}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, ErrorCode, Transaction};
 
 use super::{PAGE, Syncer};
-use crate::apply::{Applier, Remote};
-use crate::database::{Stops, begin};
+use crate::apply::{Applier, Remote, Rows};
+use crate::database::Stops;
 use crate::events::Event;
 use crate::remote::Answer;
 use crate::wire::{Downloaded, Page};
@@ -14,28 +14,33 @@ impl Syncer {
     /// Downloads what others have changed, the next page while one is applied. Gives how many rows that changed here.
     pub(super) async fn pull(&self) -> Result<usize, Error> {
         let mut rows = 0;
-        let mut place = self.database.run(|connection| Place::read(connection)).await?;
+        let mut place = self.place_to_read().await?;
         let mut answer = self.page(&place).await?;
         loop {
             let page = match answer {
                 Answer::Good(page) => page,
                 Answer::Reset => {
                     self.restart().await?;
-                    place = self.database.run(|connection| Place::read(connection)).await?;
+                    place = self.place_to_read().await?;
                     answer = self.page(&place).await?;
                     continue;
                 }
                 Answer::Unknown | Answer::TooLarge => return Err(Error::Protocol("there is no /sync/download".into())),
             };
+            page.check(place.after)?;
             if !page.has_more {
-                return Ok(rows + self.apply(page).await?);
+                return Ok(rows + self.apply(&place, page).await?);
             }
-            place.after = page.next_after;
-            place.until = Some(page.window_until);
-            let (applied, next) = tokio::join!(self.apply(page), self.page(&place));
+            let mut next_place = place.clone();
+            (next_place.after, next_place.until) = (page.next_after, Some(page.window_until));
+            let (applied, next) = tokio::join!(self.apply(&place, page), self.page(&next_place));
             rows += applied?;
-            answer = next?;
+            (place, answer) = (next_place, next?);
         }
+    }
+
+    async fn place_to_read(&self) -> Result<Place, Error> {
+        self.database.run(|connection| Place::read(connection)).await
     }
 
     async fn page(&self, place: &Place) -> Result<Answer<Page>, Error> {
@@ -43,42 +48,57 @@ impl Syncer {
         self.remote.get(place.path()).await
     }
 
-    async fn apply(&self, page: Page) -> Result<usize, Error> {
+    async fn apply(&self, place: &Place, page: Page) -> Result<usize, Error> {
         let Page { changes, has_more, next_after, window_until, epoch } = page;
+        let after = place.after;
         let move_on = move |tx: &Transaction<'_>| {
+            if state::get(tx, state::CURSOR)?.unwrap_or(0) != after {
+                // Another process syncs the same file, and has been here already.
+                return Ok(Step::Stay);
+            }
             state::set(tx, state::CURSOR, next_after)?;
             if let Some(epoch) = &epoch {
                 state::set(tx, state::EPOCH, epoch)?;
             }
-            if has_more { state::set(tx, state::UNTIL, window_until) } else { state::clear(tx, &[state::UNTIL]) }
+            if has_more {
+                state::set(tx, state::UNTIL, window_until)?;
+            } else {
+                state::clear(tx, &[state::UNTIL])?;
+            }
+            Ok(Step::On)
         };
-        self.apply_rows(changes, false, move_on).await
+        let rows = if place.with_own { Rows::History } else { Rows::News };
+        self.apply_rows(changes, rows, move_on).await
     }
 
-    /// Applies rows and moves on, in one transaction. If that fails because a row's parent is not there (it comes with a
+    /// Moves on and applies rows, in one transaction. If that fails because a row's parent is not there (it comes with a
     /// later page, or a pruned log has it further behind) the foreign keys are left for later.
     pub(super) async fn apply_rows(
         &self,
         changes: Vec<Downloaded>,
-        whatever_is_known: bool,
-        move_on: impl Fn(&Transaction<'_>) -> Result<(), Error> + Send + 'static,
+        rows: Rows,
+        move_on: impl Fn(&Transaction<'_>) -> Result<Step, Error> + Send + 'static,
     ) -> Result<usize, Error> {
-        let (shapes, conflicts, stops) = (self.shapes.clone(), self.config.conflicts.clone(), self.database.stops());
+        let (shapes, conflicts, database) = (self.shapes(), self.config.conflicts.clone(), self.database.clone());
         // Tables that this app does not sync, or does not know yet, are passed over.
         let known = changes.into_iter().filter_map(|change| {
             let shape = shapes.iter().position(|s| s.schema == change.schema && s.table == change.table)?;
-            let Downloaded { server_id: at, pk, server_version: version, payload: image, .. } = change;
-            Some((shape, Remote { pk, version, image, at }))
+            let Downloaded { server_id: at, pk, server_version: version, payload, .. } = change;
+            Some((shape, Remote { pk, version, payload, at }))
         });
         let changes: Vec<(usize, Remote)> = known.collect();
         let work = move |connection: &mut Connection| {
+            let stops = database.stops();
             let attempt = |connection: &mut Connection| {
-                let tx = begin(connection)?;
+                let tx = database.begin(connection)?;
+                stops.at("begun")?;
                 tx.execute_batch("PRAGMA defer_foreign_keys = ON")?;
                 let mut applier = Applier::new(&tx, &shapes, &conflicts)?;
-                apply_all(&mut applier, &changes, whatever_is_known, &stops)?;
+                if move_on(&tx)? == Step::On {
+                    stops.at("moved on")?;
+                    apply_all(&mut applier, &changes, rows, &stops)?;
+                }
                 let (rows, events) = (applier.rows, applier.events);
-                move_on(&tx)?;
                 stops.at("before commit")?;
                 tx.commit()?;
                 stops.at("after commit")?;
@@ -104,7 +124,15 @@ impl Syncer {
     }
 }
 
+/// Whether what was fetched is still to be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    On,
+    Stay,
+}
+
 /// Where a page begins.
+#[derive(Clone)]
 struct Place {
     after: i64,
     until: Option<i64>,
@@ -137,22 +165,14 @@ impl Place {
     }
 }
 
-fn apply_all(
-    applier: &mut Applier<'_>,
-    changes: &[(usize, Remote)],
-    whatever_is_known: bool,
-    stops: &Stops,
-) -> Result<(), Error> {
+fn apply_all(applier: &mut Applier<'_>, changes: &[(usize, Remote)], rows: Rows, stops: &Stops) -> Result<(), Error> {
     for (shape, remote) in changes {
         let shape = &applier.shapes[*shape];
-        if whatever_is_known {
-            applier.put(shape, remote)?
-        } else {
-            applier.newer(shape, remote)?
-        }
+        applier.apply(shape, remote, rows)?;
         stops.at("applied")?;
     }
-    applier.finish()
+    applier.finish()?;
+    stops.at("finished")
 }
 
 fn is_foreign_key(error: &rusqlite::Error) -> bool {

@@ -3,10 +3,15 @@
 //! It survives being interrupted: what was fetched is marked as seen, and the next page is remembered with it. What the
 //! device has, has not edited, and has not seen at the end was deleted elsewhere.
 
+use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rusqlite::types::Value;
 use rusqlite::{Connection, Transaction};
 
+use super::pull::Step;
 use super::{PAGE, Syncer};
+use crate::apply::Rows;
 use crate::database::Stops;
 use crate::outbox;
 use crate::remote::Answer;
@@ -14,15 +19,13 @@ use crate::rows::{self, Known};
 use crate::shape::Shape;
 use crate::values::key_from_text;
 use crate::wire::{Snapshot, Source};
-use crate::{Error, state};
+use crate::{Error, extra, state};
 
 impl Syncer {
     /// Makes sure that the device knows where it stands.
     pub(super) async fn start(&self) -> Result<(), Error> {
-        if !self.database.run(|connection| state::is_numbered(connection)).await? {
-            let highest = self.highest_number().await?;
-            self.database.transact(move |tx, _| state::number_above(tx, highest)).await?;
-        }
+        self.remote.sign_in().await?;
+        self.number().await?;
         let stands = |connection: &mut Connection| {
             let cursor: Option<i64> = state::get(connection, state::CURSOR)?;
             let starting: Option<i64> = state::get(connection, state::STARTING)?;
@@ -43,51 +46,76 @@ impl Syncer {
         self.fetch_rows().await
     }
 
+    /// Makes sure that it is known whose rows these are, and which numbers are free.
+    async fn number(&self) -> Result<(), Error> {
+        if !self.database.run(|connection| state::is_numbered(connection)).await? {
+            self.renumber().await?;
+        }
+        let Some(identity) = self.remote.identity() else { return Ok(()) };
+        let known = self.database.run(|connection| state::identity(connection)).await?;
+        if known.as_ref() == Some(&identity) {
+            return Ok(());
+        }
+        if known.is_some() {
+            // The same user under another source, whose numbers are others.
+            self.renumber().await?;
+        }
+        self.database.transact(move |tx, _| state::identify(tx, &identity)).await
+    }
+
+    /// Numbers that the server knows of others of this source's changes are not used again.
+    pub(super) async fn renumber(&self) -> Result<(), Error> {
+        let highest = self.highest_number().await?;
+        self.database.transact(move |tx, _| state::number_above(tx, highest)).await
+    }
+
     /// The highest number that the server knows of this source.
-    pub(super) async fn highest_number(&self) -> Result<i64, Error> {
+    async fn highest_number(&self) -> Result<i64, Error> {
         match self.remote.get::<Source>("/sync/source".into()).await? {
             Answer::Good(source) => Ok(source.highest_source_change_id),
             // An older server does not tell. No source has made as many changes as microseconds have passed.
-            _ => Ok(micros_since_1970()),
+            _ => Ok(micros_since_1970(self.config.clock.now())),
         }
     }
 
     /// Fetches the rows as they are, the next page while one is applied.
     async fn fetch_rows(&self) -> Result<(), Error> {
-        let page = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
-        let (mut answer, mut is_first) = (self.rows(page.as_deref()).await?, page.is_none());
+        let mut asked = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
+        let mut answer = self.rows(asked.as_deref()).await?;
+        let mut pages = HashSet::new();
         loop {
             let page = match answer {
                 Answer::Good(page) => page,
                 Answer::Reset => {
+                    self.count_restart()?;
                     // Another epoch in the middle of it: from the first page on.
                     let again =
                         |tx: &Transaction<'_>, _: &Stops| state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH]);
                     self.database.transact(again).await?;
-                    (answer, is_first) = (self.rows(None).await?, true);
+                    (asked, answer) = (None, self.rows(None).await?);
                     continue;
                 }
                 _ => return self.read_stream().await,
             };
-            if std::mem::take(&mut is_first) {
+            page.check()?;
+            if asked.is_none() {
                 // What was seen before an interruption may have been deleted meanwhile, and this snapshot begins behind
                 // that.
                 self.database.transact(|tx, _| forget_seen(tx)).await?;
             }
             let Snapshot { rows, as_of, epoch, next_page } = page;
-            let behind = next_page.clone();
-            let move_on = move |tx: &Transaction<'_>| {
-                state::set(tx, state::AS_OF, as_of)?;
-                state::set(tx, state::EPOCH, &epoch)?;
-                behind.as_ref().map_or(Ok(()), |page| state::set(tx, state::PAGE, page))
-            };
+            let move_on = noted(asked.is_none(), as_of, epoch, next_page.clone());
             let Some(next) = next_page else {
-                self.apply_rows(rows, true, move_on).await?;
+                self.apply_rows(rows, Rows::Snapshot, move_on).await?;
                 return self.arrive(as_of).await;
             };
-            let (applied, fetched) = tokio::join!(self.apply_rows(rows, true, move_on), self.rows(Some(&next)));
+            if !pages.insert(next.clone()) {
+                return Err(Error::Protocol("a snapshot comes to the same page again".into()));
+            }
+            let (applied, fetched) =
+                tokio::join!(self.apply_rows(rows, Rows::Snapshot, move_on), self.rows(Some(&next)));
             applied?;
-            answer = fetched?;
+            (asked, answer) = (Some(next), fetched?);
         }
     }
 
@@ -107,7 +135,7 @@ impl Syncer {
 
     /// What was not seen was deleted elsewhere, unless it is edited here: then it is made again.
     async fn arrive(&self, cursor: i64) -> Result<(), Error> {
-        let shapes = self.shapes.clone();
+        let shapes = self.shapes();
         self.database
             .transact(move |tx, stops| {
                 for shape in shapes.iter() {
@@ -115,10 +143,30 @@ impl Syncer {
                     stops.at("removed")?;
                 }
                 rows::capture_all(tx)?;
+                tx.execute("UPDATE _outrigger_outbox SET unsure = 0 WHERE unsure <> 0", [])?;
                 state::set(tx, state::CURSOR, cursor)?;
                 state::clear(tx, &[state::STARTING, state::PAGE, state::AS_OF, state::UNTIL])
             })
             .await
+    }
+}
+
+/// Notes where a snapshot goes on. All of its pages are of one time.
+fn noted(
+    is_first: bool,
+    as_of: i64,
+    epoch: String,
+    next: Option<String>,
+) -> impl Fn(&Transaction<'_>) -> Result<Step, Error> + Send + 'static {
+    move |tx| {
+        if !is_first && state::get::<i64>(tx, state::AS_OF)? != Some(as_of) {
+            state::clear(tx, &[state::PAGE])?;
+            return Err(Error::Protocol("the pages of a snapshot are of different times".into()));
+        }
+        state::set(tx, state::AS_OF, as_of)?;
+        state::set(tx, state::EPOCH, &epoch)?;
+        next.as_ref().map_or(Ok(()), |page| state::set(tx, state::PAGE, page))?;
+        Ok(Step::On)
     }
 }
 
@@ -136,12 +184,17 @@ fn remove_unseen(tx: &Connection, shape: &Shape) -> Result<(), Error> {
     for pk in keys {
         let key: Value = key_from_text(&pk, &shape.pk).map_err(Error::Protocol)?;
         rows::set_known(tx, shape, &pk, Known::default())?;
-        if outbox::has_entry(tx, shape, &key)? {
-            rows::set_base(tx, shape, &key, None)?;
-            outbox::release(tx, shape, &key, false)?;
-            continue;
+        match outbox::entry(tx, shape, &key)? {
+            Some(entry) if !entry.is_doubt => {
+                rows::set_base(tx, shape, &key, None)?;
+                outbox::release(tx, shape, &key, false)?;
+                continue;
+            }
+            Some(_) => outbox::drop_entry(tx, shape, &key)?,
+            None => {}
         }
-        match rows::write(tx, shape, &pk, None) {
+        extra::forget(tx, shape, &pk)?;
+        match rows::write(tx, shape, &key, None) {
             Ok(()) | Err(rows::Unwritten::Unfit(_)) => {}
             Err(rows::Unwritten::Failed(error)) => return Err(error.into()),
         }
@@ -149,8 +202,6 @@ fn remove_unseen(tx: &Connection, shape: &Shape) -> Result<(), Error> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a number that is higher than any before, not a time")]
-fn micros_since_1970() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2)
+fn micros_since_1970(now: SystemTime) -> i64 {
+    i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(i64::MAX / 2)
 }

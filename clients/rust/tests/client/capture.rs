@@ -114,7 +114,7 @@ async fn edits_on_other_connections_and_before_the_first_open_are_captured() {
     assert_eq!(laptop.contents().len(), 3);
     // For good: nothing of the library is left, and everything of the app's is.
     let out = client.sign_out().unwrap();
-    assert_eq!(out.unsent, 0);
+    assert_eq!(out.unsent, []);
     let left =
         "SELECT (SELECT count(*) FROM sqlite_schema WHERE name LIKE '%outrigger%'), (SELECT count(*) FROM users)";
     let left: (i64, i64) = out.connection.query_row(left, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();

@@ -9,8 +9,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::world::Server;
 
-struct Notes {
-    _child: Child,
+/// A running example.
+pub(crate) struct Notes {
+    child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
 }
@@ -22,7 +23,7 @@ fn example() -> PathBuf {
 }
 
 impl Notes {
-    fn start(server: &Server, folder: &std::path::Path, device: &str) -> Self {
+    pub(crate) fn start(server: &Server, folder: &std::path::Path, device: &str) -> Self {
         let mut child = Command::new(example())
             .args(["--server", &server.url, "--file"])
             .arg(folder.join(format!("{device}.db")))
@@ -33,15 +34,19 @@ impl Notes {
             .spawn()
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { input: child.stdin.take().unwrap(), output, _child: child }
+        Self { input: child.stdin.take().unwrap(), output, child }
     }
 
-    async fn say(&mut self, line: &str) {
+    pub(crate) async fn say(&mut self, line: &str) {
         self.input.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Reads until a line has that in it.
-    async fn hear(&mut self, part: &str) {
+    pub(crate) async fn hear(&mut self, part: &str) {
         let heard = async {
             loop {
                 let line = self.output.next_line().await.unwrap().unwrap_or_else(|| panic!("it ended before {part:?}"));

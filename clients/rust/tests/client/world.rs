@@ -2,13 +2,12 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
-use outrigger_client::transport::{Http, Request, Response, Transport, TransportError};
+use outrigger_client::transport::{Http, Request, Response, Transport, TransportError, Watched};
 use outrigger_client::{Client, Config, Event, Report};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_testserver::Options;
@@ -60,30 +59,47 @@ impl Server {
 
     /// A device of alice's with a fresh database.
     pub(crate) fn device_with(&self, name: &str, configure: impl Fn(Config) -> Config) -> Device {
+        self.device_of(name, SCHEMA, configure)
+    }
+
+    /// A device whose app has these tables.
+    pub(crate) fn device_of(&self, name: &str, schema: &str, configure: impl Fn(Config) -> Config) -> Device {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.db");
         let link = Link::new(&self.url);
-        let client = open(&path, configure(config(link.clone(), name)));
+        let client = Client::open(connect(&path, schema), configure(config(link.clone(), name))).unwrap();
         Device { client, link, path, name: name.to_owned(), _folder: folder }
     }
 }
 
 pub(crate) fn config(link: Link, device: &str) -> Config {
-    let token = format!("alice/{device}");
+    bare_config(link, &format!("alice/{device}")).table("posts").table("users").table("files")
+}
+
+/// Without any tables.
+pub(crate) fn bare_config(link: Link, token: &str) -> Config {
+    let token = token.to_owned();
     let token = move || {
         let token = token.clone();
         async move { Ok(token) }
     };
-    Config::over(link, token).table("posts").table("users").table("files").poll_every(Duration::from_secs(3600))
+    Config::over(link, token).poll_every(Duration::from_secs(3600))
 }
 
-pub(crate) fn open(path: &std::path::Path, config: Config) -> Client {
+pub(crate) fn connect(path: &std::path::Path, schema: &str) -> Connection {
     let connection = Connection::open(path).unwrap();
     connection.pragma_update(None, "foreign_keys", true).unwrap();
     connection.pragma_update(None, "synchronous", "off").unwrap();
-    connection.execute_batch(SCHEMA).unwrap();
-    Client::open(connection, config).unwrap()
+    connection.execute_batch(schema).unwrap();
+    connection
 }
+
+pub(crate) fn open(path: &std::path::Path, config: Config) -> Client {
+    Client::open(connect(path, SCHEMA), config).unwrap()
+}
+
+/// Looks at an answer of the server's, and may put another in its place.
+type Tamper = Box<dyn FnMut(&Request, Response) -> Response + Send>;
 
 /// The way to the server, which can be cut: before a request arrives, or before its answer does.
 #[derive(Clone)]
@@ -93,8 +109,11 @@ pub(crate) struct Link {
     /// Answers that get lost on the way back.
     pub(crate) answers_lost: Arc<AtomicUsize>,
     /// Paths that an older server does not have.
-    pub(crate) unknown: Arc<std::sync::Mutex<Vec<&'static str>>>,
+    pub(crate) unknown: Arc<Mutex<Vec<&'static str>>>,
     pub(crate) uploads: Arc<AtomicUsize>,
+    /// All requests, by path.
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
+    tamper: Arc<Mutex<Option<Tamper>>>,
 }
 
 impl Link {
@@ -106,8 +125,33 @@ impl Link {
             answers_lost: Arc::default(),
             unknown: Arc::default(),
             uploads: Arc::default(),
+            asked: Arc::default(),
+            tamper: Arc::default(),
         }
     }
+
+    /// From here on answers go through that.
+    pub(crate) fn tamper(&self, tamper: impl FnMut(&Request, Response) -> Response + Send + 'static) {
+        *self.tamper.lock().unwrap() = Some(Box::new(tamper));
+    }
+
+    /// Answers come as they are again.
+    pub(crate) fn leave_alone(&self) {
+        *self.tamper.lock().unwrap() = None;
+    }
+
+    /// How often that was asked for.
+    pub(crate) fn count(&self, path: &str) -> usize {
+        self.asked.lock().unwrap().iter().filter(|asked| asked.starts_with(path)).count()
+    }
+
+    fn is_unknown(&self, path: &str) -> bool {
+        self.unknown.lock().unwrap().iter().any(|unknown| path.starts_with(unknown))
+    }
+}
+
+fn not_found() -> Response {
+    Response { status: 404, body: r#"{"error":"not_found","message":""}"#.into(), retry_after: None }
 }
 
 #[async_trait]
@@ -117,20 +161,28 @@ impl Transport for Link {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(lost());
         }
-        if self.unknown.lock().unwrap().iter().any(|path| request.path.starts_with(path)) {
-            return Ok(Response { status: 404, body: r#"{"error":"not_found","message":""}"#.into() });
+        self.asked.lock().unwrap().push(request.path.clone());
+        if self.is_unknown(&request.path) {
+            return Ok(not_found());
         }
         if request.method == "POST" {
             self.uploads.fetch_add(1, Ordering::SeqCst);
         }
-        let answer = self.http.send(request).await?;
+        let mut answer = self.http.send(request.clone()).await?;
+        if let Some(tamper) = &mut *self.tamper.lock().unwrap() {
+            answer = tamper(&request, answer);
+        }
         let left = self.answers_lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         if left.is_ok() { Err(lost()) } else { Ok(answer) }
     }
 
-    async fn watch(&self, request: Request) -> Result<BoxStream<'static, String>, TransportError> {
+    async fn watch(&self, request: Request) -> Result<Watched, TransportError> {
         if self.is_down.load(Ordering::SeqCst) {
             return Err(TransportError("the line is down".into()));
+        }
+        self.asked.lock().unwrap().push(request.path.clone());
+        if self.is_unknown(&request.path) {
+            return Ok(Watched::Refused(not_found()));
         }
         self.http.watch(request).await
     }
@@ -164,8 +216,20 @@ impl Device {
 
     /// Opens the database anew, as after a restart.
     pub(crate) fn reopen(&mut self, configure: impl Fn(Config) -> Config) {
-        let _ = self.client.clone().close();
-        self.client = open(&self.path, configure(config(self.link.clone(), &self.name)));
+        let config = configure(config(self.link.clone(), &self.name));
+        self.reopen_as(SCHEMA, config).unwrap();
+    }
+
+    /// Opens the database with other tables or as somebody else.
+    pub(crate) fn reopen_as(&mut self, schema: &str, config: Config) -> Result<(), outrigger_client::Error> {
+        drop(self.client.close());
+        self.client = Client::open(connect(&self.path, schema), config)?;
+        Ok(())
+    }
+
+    /// Another connection of the app's to the same file.
+    pub(crate) fn connection(&self) -> Connection {
+        connect(&self.path, "")
     }
 }
 
@@ -212,6 +276,11 @@ pub(crate) async fn settle(devices: &[&Device]) -> Vec<String> {
 
 pub(crate) fn pk(number: u32) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
+}
+
+/// The conflicts that were decided so far.
+pub(crate) fn conflicts(events: &mut tokio::sync::broadcast::Receiver<Event>) -> usize {
+    drained(events).iter().filter(|event| matches!(event, Event::Conflict { .. })).count()
 }
 
 /// The events so far.

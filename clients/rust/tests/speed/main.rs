@@ -1,6 +1,6 @@
 //! What capture and the first sync cost, as ratios in one run, with SQLite's own settings: every commit is on the disk.
 //!
-//! `cargo test --release -p outrigger-client --test speed -- --nocapture --test-threads 1`
+//! `cargo test --workspace --release --test speed -- --nocapture --test-threads 1`
 
 use std::time::{Duration, Instant};
 

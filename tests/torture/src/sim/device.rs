@@ -72,7 +72,7 @@ impl Device {
     pub(crate) async fn sync(&mut self) -> Result<Option<Report>, String> {
         match self.client.sync_once().await {
             Ok(report) => Ok(Some(report)),
-            Err(Error::Offline(_)) => {
+            Err(Error::Offline { .. }) => {
                 self.lines.ledger.count("syncs offline");
                 Ok(None)
             }
