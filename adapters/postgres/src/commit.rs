@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::PostgresStore;
 use crate::error::{self, from_commit, from_sqlx};
-use crate::projection::careful::Careful;
+use crate::projection::careful::{Careful, TIMED_OUT};
 use crate::projection::shape::Shape;
 use crate::projection::values::{self, NetChange, Values};
 use crate::projection::{Targets, failures, sql};
@@ -136,14 +136,18 @@ pub(crate) async fn commit(store: &PostgresStore, user: &UserId, plan: &Plan) ->
     }
     let bound = store.projection.timeout();
     let left = bound - started.elapsed().min(bound / 2);
-    let in_parts = async |left: Option<Duration>| {
-        let answer = commit_in_parts(store, user, (plan, &rows, left));
+    let in_parts = async |time: Result<Duration, &str>| {
+        let answer = commit_in_parts(store, user, (plan, &rows, time));
         let answered = tokio::time::timeout(store.sessions.answer_timeout() + bound, answer).await;
         answered.unwrap_or_else(|_| Err(session::timed_out().into()))
     };
-    match in_parts(Some(left)).await {
+    match in_parts(Ok(left)).await {
         // What a trigger of the app had put off to the very end. The sidecar is written in any case.
-        Err(Failed::AtCommit(_)) => in_parts(None).await.map_err(Failed::into_store),
+        Err(Failed::AtCommit(_)) => {
+            in_parts(Err("the database refused it at the commit")).await.map_err(Failed::into_store)
+        }
+        // A trigger that does not let itself be stopped. If it is the database that is gone, this fails as well.
+        Err(Failed::Projecting(_)) => in_parts(Err(TIMED_OUT)).await.map_err(Failed::into_store),
         answer => answer.map_err(Failed::into_store),
     }
 }
@@ -197,6 +201,7 @@ fn whole_text(shapes: &[&Shape]) -> String {
 /// Why a transaction did not come about.
 enum Failed {
     Before(StoreError),
+    Projecting(sqlx::Error),
     AtCommit(sqlx::Error),
 }
 
@@ -204,7 +209,7 @@ impl Failed {
     fn into_store(self) -> StoreError {
         match self {
             Self::Before(error) => error,
-            Self::AtCommit(error) => from_commit(error),
+            Self::Projecting(error) | Self::AtCommit(error) => from_commit(error),
         }
     }
 }
@@ -215,11 +220,11 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
-/// The sidecar first, and then what can be projected in the time that is left; without any, nothing.
+/// The sidecar first, and then what can be projected in the time that is left; or nothing, for the reason that is given.
 async fn commit_in_parts(
     store: &PostgresStore,
     user: &UserId,
-    (plan, rows, left): (&Plan, &[NetChange<'_>], Option<Duration>),
+    (plan, rows, time): (&Plan, &[NetChange<'_>], Result<Duration, &str>),
 ) -> Result<(), Failed> {
     let mut tx = store.sessions.begin().await?;
     let written = statement(Arc::clone(&COMMIT), user, (plan, None)).fetch_all(tx.connection()).await?;
@@ -228,14 +233,14 @@ async fn commit_in_parts(
         return Err(Failed::Before(lost));
     }
     let (projection, targets) = (&store.projection, &store.projection.targets());
-    let failed = match left {
-        Some(left) => {
+    let failed = match time {
+        Ok(left) => {
             let careful = Careful { projection, targets, user, rows, deadline: Instant::now() + left };
-            careful.run(tx.connection(), net::groups(plan)).await?
+            careful.run(tx.connection(), net::groups(plan)).await.map_err(Failed::Projecting)?
         }
-        None => {
+        Err(why) => {
             let projected = (0..rows.len()).filter(|&row| projection.projects(targets, &rows[row].key.table));
-            projected.map(|row| (row, "the database refused it at the commit".to_owned())).collect()
+            projected.map(|row| (row, why.to_owned())).collect()
         }
     };
     failures::record(tx.connection(), user, plan.at, (rows, &failed)).await?;

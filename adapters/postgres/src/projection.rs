@@ -21,6 +21,7 @@
 
 mod blame;
 pub(crate) mod careful;
+mod custom;
 pub(crate) mod failures;
 pub(crate) mod rebuild;
 pub(crate) mod shape;

@@ -5,36 +5,23 @@
 //! have come, and unique values may have become free.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
-use outrigger_application::{Batch, MaterializeError, Materializer, NetRow};
 use outrigger_domain::{TableName, UserId};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use uuid::Uuid;
 
 use super::values::{self, NetChange, Values};
 use super::{Projection, Targets, sql};
 use crate::error;
+use crate::session::timed_out;
 
 /// What is recorded when the business row is not as it was to be, and no error says why.
 const NOT_OURS: &str = "the business row was not put there by this user, or a trigger of the table ignored the row";
-const TIMED_OUT: &str = "timed out";
+pub(crate) const TIMED_OUT: &str = "timed out";
 
 /// What is still to come in the transaction is not bound by what was left for the part.
 const KEEP: &str = "RELEASE SAVEPOINT part; SET LOCAL statement_timeout TO DEFAULT; SET LOCAL lock_timeout TO DEFAULT";
 const UNDO: &str = "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part";
-
-/// Marks the rows that a custom materializer has projected.
-const MARK_CUSTOM: &str = "
-WITH written AS MATERIALIZED (
-    SELECT $1::text AS user_id, $2::text AS schema_name, $3::text AS table_name, u.pk, u.deleted
-    FROM unnest($4::uuid[], $5::bool[]) AS u (pk, deleted)
-)";
-const OURS: &str = "
-SELECT pk_uuid FROM sync.sync_row_meta
-WHERE user_id = $1 AND schema_name = $2 AND table_name = $3 AND pk_uuid = ANY ($4) AND projected";
 
 /// The rows of one user's transaction that are to be projected.
 pub(crate) struct Careful<'a> {
@@ -63,7 +50,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    fn because(text: impl Into<String>) -> Self {
+    pub(super) fn because(text: impl Into<String>) -> Self {
         Self::Because(Why { text: text.into(), of_value: None })
     }
 }
@@ -198,12 +185,16 @@ impl Careful<'_> {
             return Err(Refused::because(TIMED_OUT));
         }
         self.save(tx, left).await?;
-        // The server stops a statement in time. This is for materializers that wait for something else.
-        let applied = tokio::time::timeout(left + self.projection.lock_timeout(), self.apply(tx, rows)).await;
-        let applied = applied.unwrap_or_else(|_| Err(Refused::because(TIMED_OUT)));
-        match applied {
-            Ok(()) => sqlx::raw_sql(KEEP).execute(tx).await.map(drop).map_err(Refused::Broken),
-            Err(refused) => undo(tx).await.and(Err(refused)),
+        // The server stops a statement in time. This is for materializers that wait for something else, and for triggers
+        // that catch what is to stop them: nothing gets through to the session of one of these any more.
+        let grace = self.projection.lock_timeout();
+        match tokio::time::timeout(left + grace, self.apply(tx, rows)).await {
+            Ok(Ok(())) => sqlx::raw_sql(KEEP).execute(tx).await.map(drop).map_err(Refused::Broken),
+            Ok(Err(refused)) => undo(tx).await.and(Err(refused)),
+            Err(_) => {
+                let undone = tokio::time::timeout(grace, undo(tx)).await;
+                undone.unwrap_or_else(|_| Err(Refused::Broken(timed_out()))).and(Err(Refused::because(TIMED_OUT)))
+            }
         }
     }
 
@@ -252,40 +243,6 @@ impl Careful<'_> {
         }
         let shortfall: i64 = statement.fetch_one(tx).await?.try_get(0)?;
         if shortfall == 0 { Ok(()) } else { Err(Refused::because(NOT_OURS)) }
-    }
-
-    async fn hand_over(
-        &self,
-        tx: &mut PgConnection,
-        materializer: &dyn Materializer<PgConnection>,
-        (table, changes): (&TableName, &[NetChange<'_>]),
-    ) -> Result<(), Refused> {
-        let pks: Vec<Uuid> = changes.iter().map(|row| row.key.pk).collect();
-        let deleted: Vec<bool> = changes.iter().map(|row| row.payload.is_none()).collect();
-        let ours =
-            sqlx::query_scalar(OURS).bind(self.user.as_str()).bind(table.schema()).bind(table.table()).bind(&pks);
-        let ours: Vec<Uuid> = ours.fetch_all(&mut *tx).await?;
-        let net = |row: &NetChange<'_>| (row.key.pk, row.version, ours.contains(&row.key.pk));
-        for deletes in [false, true] {
-            let rows = changes.iter().filter(|row| row.payload.is_none() == deletes);
-            let rows: Vec<NetRow<'_>> = rows
-                .map(|row| {
-                    let (pk, version, ours) = net(row);
-                    NetRow { pk, version, payload: row.payload, ours }
-                })
-                .collect();
-            if !rows.is_empty() {
-                let batch = Batch { user: self.user, table, rows: &rows };
-                // Foreign code may panic. What it leaves half done is rolled back.
-                let applied = AssertUnwindSafe(materializer.apply(tx, batch)).catch_unwind().await;
-                let panicked = |_| Err(MaterializeError("the materializer of the table panicked".into()));
-                applied.unwrap_or_else(panicked).map_err(|MaterializeError(why)| Refused::because(why))?;
-            }
-        }
-        let mark = format!("{MARK_CUSTOM}{} SELECT 1", sql::MARK);
-        let mark = sqlx::query(AssertSqlSafe(mark)).bind(self.user.as_str()).bind(table.schema()).bind(table.table());
-        mark.bind(pks).bind(deleted).execute(tx).await?;
-        Ok(())
     }
 }
 

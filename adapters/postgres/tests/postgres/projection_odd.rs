@@ -222,6 +222,44 @@ async fn a_failure_whose_row_is_forgotten_goes_at_its_retry() {
     assert_eq!(world.failures("alice").await.iter().map(|failure| failure.id).collect::<Vec<_>>(), [2]);
 }
 
+#[tokio::test]
+async fn a_row_that_moves_to_another_parent_outlives_the_old_one() {
+    let sql = "CREATE TABLE users (id uuid PRIMARY KEY);
+        CREATE TABLE posts (id uuid PRIMARY KEY, author_id uuid NOT NULL REFERENCES users ON DELETE CASCADE)";
+    let world = World::new(sql, vec![table("posts"), table("users")]).await;
+    let by = |author: u128| format!(r#"{{"author_id":"{}"}}"#, uuid::Uuid::from_u128(author));
+    world.up("alice", &[("INSERT", "users", 1, "{}"), ("INSERT", "posts", 9, &by(1))]).await;
+    world
+        .up("alice", &[("DELETE", "users", 1, ""), ("UPDATE", "posts", 9, &by(2)), ("INSERT", "users", 2, "{}")])
+        .await;
+    assert_eq!(world.rows("SELECT author_id::text FROM posts").await, [uuid::Uuid::from_u128(2).to_string()]);
+    assert_eq!(world.errors("alice").await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn rows_wait_for_each_other_as_long_as_that_helps() {
+    let world = World::new("CREATE TABLE notes (id uuid PRIMARY KEY, text text UNIQUE)", vec![table("notes")]).await;
+    let move_to = async |op: &str, texts: [&str; 6]| {
+        let payloads = texts.map(|text| format!("{{\"text\":\"{text}\"}}"));
+        let changes: Vec<_> = (1..).zip(&payloads).map(|(n, payload)| (op, "notes", n, payload.as_str())).collect();
+        world.up("alice", &changes).await;
+        assert_eq!(world.errors("alice").await, [] as [&str; 0]);
+        assert_eq!(world.rows(ALL).await, texts);
+    };
+    move_to("INSERT", ["a", "b", "c", "d", "e", "f"]).await;
+    // Three take over from those behind them, and three from those before: no order of the rows does for both.
+    move_to("UPDATE", ["b", "c", "x", "y", "d", "e"]).await;
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_to_be_projected_is_left_alone() {
+    let off = TableConfig { materialize: outrigger_application::tables::Materialize::Off, ..table("notes") };
+    let world = World::new(NOTES, vec![off]).await;
+    world.up("alice", &[("INSERT", "notes", 1, r#"{"text":"a"}"#)]).await;
+    assert_eq!(world.rows(ALL).await, [] as [&str; 0]);
+    assert_eq!(world.errors("alice").await, [] as [&str; 0]);
+}
+
 /// The README's example is the one that the tests compile.
 #[test]
 fn the_readme_shows_a_materializer_that_is_tested() {

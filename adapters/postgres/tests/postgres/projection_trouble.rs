@@ -123,6 +123,28 @@ async fn a_trigger_that_is_put_off_to_the_commit_costs_the_bound() {
 }
 
 #[tokio::test]
+async fn a_trigger_that_does_not_let_itself_be_stopped_costs_its_rows() {
+    let sql = "CREATE TABLE notes (id uuid PRIMARY KEY, text text);
+        CREATE FUNCTION stubborn() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
+            FOR i IN 1..600 LOOP
+                BEGIN PERFORM pg_sleep(0.1); EXCEPTION WHEN query_canceled THEN NULL; END;
+            END LOOP;
+            RETURN new;
+        END';
+        CREATE TRIGGER stubborn BEFORE INSERT ON notes FOR EACH ROW WHEN (new.text = 'bad') EXECUTE FUNCTION stubborn()";
+    let timeout = Duration::from_millis(800);
+    let options =
+        PostgresOptions { projection_timeout: timeout, tables: vec![table("notes")], ..PostgresOptions::default() };
+    let world = World::with(sql, options).await;
+    let began = Instant::now();
+    world.up("alice", &[("INSERT", "notes", 1, r#"{"text":"bad"}"#)]).await;
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert_eq!(world.errors("alice").await, ["timed out"]);
+    world.up("alice", &[("INSERT", "notes", 2, r#"{"text":"good"}"#)]).await;
+    assert_eq!(world.rows(ALL).await, ["good"]);
+}
+
+#[tokio::test]
 async fn the_bound_holds_without_settings_of_the_session() {
     let timeout = Duration::from_millis(800);
     let options = PostgresOptions {
