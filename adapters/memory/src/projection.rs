@@ -131,6 +131,9 @@ impl ProjectionStore for MemoryStore {
         at: Timestamp,
     ) -> Result<RebuildStep, StoreError> {
         let mut state = self.state();
+        if !state.projected.contains(table) {
+            return Ok(RebuildStep::default());
+        }
         let rows_of = |(user, stream): (&UserId, &crate::Stream)| -> Vec<(UserId, RowKey)> {
             // A tombstone that left nothing of this user's behind has nothing to do with who is there now.
             let rows = stream.rows.iter().filter(|(_, row)| row.ours || matches!(row.state, RowState::Live(_)));

@@ -1,8 +1,9 @@
 //! Business tables, written in the transaction that writes the sidecar.
 //!
-//! It runs in the writer's thread. First the whole batch, with foreign keys checked at the end ([`Projection::whole_within`]); if anything of it fails, the transaction is written again row
-//! by row ([`careful`]). A catalog that has changed is noticed at the beginning of every transaction, by its
-//! version, which SQLite keeps in the file's header.
+//! It runs in the writer's thread. First the whole batch, with foreign keys checked at the end
+//! ([`Projection::whole_within`]); if anything of it fails, the transaction is written again row by row ([`careful`]).
+//! A catalog that has changed is noticed at the beginning of every transaction, by its version, which SQLite keeps in
+//! the file's header.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ use rusqlite::Connection;
 
 use crate::error::OpenError;
 
+mod attempt;
 pub(crate) mod careful;
 mod deadline;
 mod declarative;
@@ -99,13 +101,16 @@ impl Projection {
         if self.tables.is_empty() {
             return Ok(());
         }
-        let version: i64 = tx.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
-        if self.schema_version != Some(version) {
-            self.refresh(tx)?;
-        }
+        self.look_again(tx)?;
         // Circles, self-references and any order of rows need nothing more. Ends with the transaction.
         tx.prepare_cached("PRAGMA defer_foreign_keys = ON")?.query([])?.next()?;
         Ok(())
+    }
+
+    /// Reads the catalog if it has changed.
+    fn look_again(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let version: i64 = connection.prepare_cached("PRAGMA schema_version")?.query_row([], |row| row.get(0))?;
+        if self.schema_version == Some(version) { Ok(()) } else { self.refresh(connection) }
     }
 
     /// Reads the catalog.

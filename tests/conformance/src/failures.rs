@@ -272,6 +272,17 @@ async fn rebuild<B: Projecting>(world: &World<B>, store: &dyn ProjectionStore, l
     }
 }
 
+/// Of a table that has no business table there is nothing to be made equal.
+pub async fn a_rebuild_leaves_alone_what_is_not_projected<B: Projecting>(world: &World<B>) {
+    let store = world.backend.projection().await;
+    let alice = world.device("alice", "phone");
+    alice.apply([insert(1, pk(1), named("alice")).of(Some("business"), "users")]).await;
+    let table = TableName::parse_qualified("business.users").expect("a good name");
+    let step = store.rebuild(&table, None, 10, world.clock.now()).await.expect("storage works");
+    assert_eq!(step, RebuildStep::default());
+    assert_eq!(failures(&*store, "alice").await, []);
+}
+
 /// A rebuild goes from cursor to cursor and leaves what the sidecar has, or a failure.
 pub async fn a_rebuild_makes_rows_what_the_sidecar_has<B: Projecting>(world: &World<B>) {
     let store = world.backend.projection().await;

@@ -34,6 +34,7 @@ macro_rules! projection_suite {
             failures::a_failure_belongs_to_its_user,
             failures::failures_are_listed_by_schema_table_and_page,
             failures::a_rebuild_makes_rows_what_the_sidecar_has,
+            failures::a_rebuild_leaves_alone_what_is_not_projected,
         }
     };
 }

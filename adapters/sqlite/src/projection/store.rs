@@ -86,8 +86,11 @@ impl ProjectionStore for SqliteStore {
             let keys = of_user.iter().map(|(_, pk)| key(pk)).collect();
             let task = Listed { user: of_user[0].0.clone(), at, keys, retried: None };
             // One call per user: uploads get their turn between them.
+            let wanted = table.clone();
             let run = move |connection: &mut Connection, projection: &mut super::Projection| {
-                careful::run(connection, projection, &task)
+                projection.look_again(connection)?;
+                let is_projected = projection.covers(&wanted);
+                if is_projected { careful::run(connection, projection, &task) } else { Ok(Outcome::default()) }
             };
             let outcome = self.writer.call(run).await?;
             step.projected += outcome.projected as u64;

@@ -147,6 +147,29 @@ impl Materializer<Connection> for Lengths {
     }
 }
 
+/// Ends the transaction that it is to write in.
+struct Ending;
+
+#[async_trait]
+impl Materializer<Connection> for Ending {
+    async fn apply(&self, tx: &mut Connection, _: Batch<'_>) -> Result<(), MaterializeError> {
+        tx.execute_batch("ROLLBACK").map_err(|_| MaterializeError("refused".into()))
+    }
+}
+
+#[tokio::test]
+async fn an_own_materializer_that_ends_the_transaction_costs_its_rows() {
+    let options = SqliteOptions {
+        tables: tables(&["users", "notes"]),
+        materializers: [(name("notes"), Arc::new(Ending) as Arc<dyn Materializer<Connection>>)].into(),
+        ..SqliteOptions::default()
+    };
+    let world = World::with("CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT)", options).unwrap();
+    world.up("alice", &[("INSERT", "notes", 1, "{}"), ("INSERT", "users", 1, r#"{"name":"n"}"#)]).await;
+    assert_eq!(world.errors("alice").await, ["the projection of the row ended the transaction"]);
+    assert_eq!(world.rows("SELECT name FROM users"), ["n"]);
+}
+
 #[tokio::test]
 async fn an_own_materializer_stands_beside_the_others() {
     let options = SqliteOptions {

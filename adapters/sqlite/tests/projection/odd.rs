@@ -221,3 +221,27 @@ async fn a_failure_whose_row_is_forgotten_goes_at_its_retry() {
     assert_eq!(world.store.retry(&user("alice"), 1).await.unwrap(), Retried::Unknown);
     assert_eq!(world.failures("alice").await.iter().map(|failure| failure.id).collect::<Vec<_>>(), [2]);
 }
+
+#[tokio::test]
+async fn a_row_that_moves_to_another_parent_outlives_the_old_one() {
+    let sql = "CREATE TABLE users (id TEXT PRIMARY KEY);
+        CREATE TABLE posts (id TEXT PRIMARY KEY, author_id TEXT NOT NULL REFERENCES users ON DELETE CASCADE)";
+    let world = World::new(sql, &["posts", "users"]);
+    let by = |author: u128| format!(r#"{{"author_id":"{}"}}"#, Uuid::from_u128(author));
+    world.up("alice", &[("INSERT", "users", 1, "{}"), ("INSERT", "posts", 9, &by(1))]).await;
+    world
+        .up("alice", &[("DELETE", "users", 1, ""), ("UPDATE", "posts", 9, &by(2)), ("INSERT", "users", 2, "{}")])
+        .await;
+    assert_eq!(world.rows("SELECT author_id FROM posts"), [Uuid::from_u128(2).to_string()]);
+    assert_eq!(world.errors("alice").await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_to_be_projected_is_left_alone() {
+    let off = TableConfig { materialize: Materialize::Off, ..TableConfig::new(name("users")) };
+    let options = SqliteOptions { tables: vec![off], ..SqliteOptions::default() };
+    let world = World::with("CREATE TABLE users (id TEXT PRIMARY KEY)", options).unwrap();
+    world.up("alice", &[("INSERT", "users", 1, "{}")]).await;
+    assert_eq!(world.rows("SELECT id FROM users"), [] as [&str; 0]);
+    assert_eq!(world.errors("alice").await, [] as [&str; 0]);
+}
