@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -76,22 +77,24 @@ impl<'a> Reader<'a> {
 
     /// The members in the order of their names, behind their number.
     fn object(&mut self, form: &mut Vec<u8>) {
-        let mut members: Vec<(Cow<'a, str>, Vec<u8>)> = Vec::new();
+        // All values in one buffer: with one for each, small members would cost many times their text.
+        let mut values = Vec::new();
+        let mut members: Vec<(Cow<'a, str>, Range<usize>)> = Vec::new();
         self.items(b'}', |reader| {
-            let name = reader.string();
+            let (name, start) = (reader.string(), values.len());
             reader.skip(b':');
-            let mut value = Vec::new();
-            reader.value(&mut value);
-            members.push((name, value));
+            reader.value(&mut values);
+            members.push((name, start..values.len()));
         });
         // Stable, so that of two members of one name the later one stands last.
         members.sort_by(|a, b| a.0.cmp(&b.0));
         let is_last = |n: &usize| members.get(n + 1).is_none_or(|next| next.0 != members[*n].0);
-        let kept: Vec<usize> = (0..members.len()).filter(is_last).collect();
-        put_count(form, b'{', kept.len());
+        let kept = (0..members.len()).filter(is_last);
+        put_count(form, b'{', kept.clone().count());
         for n in kept {
-            put_text(form, &members[n].0);
-            form.extend_from_slice(&members[n].1);
+            let (name, value) = &members[n];
+            put_text(form, name);
+            form.extend_from_slice(&values[value.clone()]);
         }
     }
 

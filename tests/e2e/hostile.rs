@@ -161,13 +161,14 @@ fn bodies() -> Vec<(String, Vec<u8>)> {
         ("with one name a hundred thousand times", format!("{{{}\"a\":1}}", "\"a\":1,".repeat(100_000))),
         ("that is just deep enough", format!("{{\"a\":{}{}}}", "[".repeat(120), "]".repeat(120))),
     ] {
-        // Each is a row of its own, written and projected, and then a conflict.
+        // Each is a row of its own, written and projected; then the same change written in another way, and a conflict.
         let pk = uuid::Uuid::new_v4();
         let id = pk.as_u128() as u32;
         let change = change("payload", &value).replace(PK, &pk.to_string());
         let change = change.replace("\"source_change_id\":1", &format!("\"source_change_id\":{id}"));
         let again = change.replace(&id.to_string(), &format!("{}", u64::from(id) + (1 << 40)));
-        add(&format!("a payload {what}"), upload(&format!("{change},{again}")));
+        let rewritten = change.replace("\"payload\":{", "\"payload\":{ ");
+        add(&format!("a payload {what}"), upload(&format!("{change},{rewritten},{again}")));
     }
     add("changes twice", format!("{{\"changes\":[],\"changes\":[{}]}}", change("", "")).into_bytes());
     add("a number twice", upload(&change("op", "\"INSERT\",\"op\":\"DELETE\",\"source_change_id\":2")));
