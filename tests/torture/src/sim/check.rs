@@ -64,7 +64,6 @@ fn applied_changes_are_in_the_log(evidence: &Evidence<'_>) -> Vec<String> {
                 (None, Some(pruned)) if Some(pruned.version) == *version => {}
                 (None, None) if is_a_deletion_of_nothing(&tombstones, (key, sent), *version) => {}
                 (None, None) if is_forgotten(facts, key) => {}
-                _ if version.is_none() && may_come_true(sent, evidence.plan) => {}
                 (entry, pruned) => wrong.push(format!(
                     "{key:?} was answered `applied` with {version:?}, as {:?}; the log has {entry:?}, {pruned:?}",
                     sent.content
@@ -95,13 +94,6 @@ fn tombstones(Evidence { facts, plan, .. }: &Evidence<'_>) -> Option<HashSet<(Ro
     let pruned = facts.pruned.values().filter(|pruned| pruned.op == "DELETE");
     let pruned = pruned.map(|pruned| (pruned.row.clone(), pruned.version));
     (plan.pruning != Pruning::EntriesAndKeys).then(|| logged.chain(pruned).collect())
-}
-
-/// Rule 6 leaves nothing behind. So a deletion of a row that was forgotten, told to be done, is decided anew when a copy of
-/// it comes once more, and the row that was made again meanwhile has the version that it names. Outside of here, where
-/// deletions are forgotten at once, such a copy would have to be on its way for months.
-fn may_come_true(sent: &Sent, plan: &Plan) -> bool {
-    sent.content.op == "DELETE" && plan.pruning != Pruning::Never
 }
 
 fn is_forgotten(facts: &Facts, key: &Key) -> bool {

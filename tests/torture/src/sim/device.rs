@@ -166,6 +166,12 @@ fn open(
         connection.execute_batch(SCHEMA)?;
         Ok(connection)
     };
-    let connection = open().map_err(|error: rusqlite::Error| format!("{}: {error}", path.display()))?;
-    Client::open(connection, config).map_err(|error| format!("{}: {error}", path.display()))
+    loop {
+        let connection = open().map_err(|error: rusqlite::Error| format!("{}: {error}", path.display()))?;
+        match Client::open(connection, config.clone()) {
+            // It died before it was up, and is started again.
+            Err(Error::Stopped(_)) => lines.ledger.count("device crashes"),
+            opened => return opened.map_err(|error| format!("{}: {error}", path.display())),
+        }
+    }
 }
