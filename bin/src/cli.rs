@@ -1,6 +1,7 @@
 //! The command line.
 
 mod inspect;
+mod users;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::rebuild::Cursor;
 pub(crate) use inspect::{
     CompletionsArgs, ConfigCommand, DoctorArgs, MigrateArgs, PingArgs, ShowArgs, completions, man,
 };
+pub(crate) use users::{DeleteUserArgs, DevicesArgs, ExportArgs, UsersArgs};
 
 /// The longest life of a token.
 const TTL_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -100,6 +102,18 @@ pub(crate) enum Command {
     /// Make the rows of a business table what devices have uploaded.
     #[command(after_help = OPERATING)]
     Materialize(MaterializeArgs),
+    /// List the users of whom anything is kept.
+    #[command(after_help = users::LISTING)]
+    Users(UsersArgs),
+    /// List devices: when they were in touch, and how far behind they are.
+    #[command(after_help = users::LISTING)]
+    Devices(DevicesArgs),
+    /// Write out all that is kept of a user, as lines of JSON.
+    #[command(after_help = users::EXPORTING)]
+    Export(ExportArgs),
+    /// Remove all that is kept of a user, the business rows included.
+    #[command(name = "delete-user", after_help = users::DELETING)]
+    DeleteUser(DeleteUserArgs),
     /// Clear the log of what retention.* lets go, now; a running server does so by itself.
     #[command(after_help = CLEARING)]
     Compact(CompactArgs),
@@ -129,6 +143,10 @@ impl Command {
             Self::Config(ConfigCommand::Check(args) | ConfigCommand::Show(args)) => &args.flags,
             Self::Doctor(args) => &args.flags,
             Self::Ping(args) => &args.flags,
+            Self::Users(args) => &args.flags,
+            Self::Devices(args) => &args.flags,
+            Self::Export(args) => &args.flags,
+            Self::DeleteUser(args) => &args.flags,
             Self::Serve(flags) => flags,
             Self::Token(args) => &args.flags,
             Self::Failures(FailuresCommand::List(args)) => &args.flags,

@@ -20,6 +20,7 @@ mod serve;
 mod shutdown;
 mod tokens;
 mod traces;
+mod users;
 mod wire;
 
 use std::error::Error;
@@ -109,6 +110,10 @@ async fn run(command: Command, config: Config) -> Result<Outcome, RunError> {
         }
         Command::Materialize(args) => rebuild::run(&config, &args).await,
         Command::Compact(args) => compact::run(&config, &args).await,
+        Command::Users(args) => users::users(&config, &args).await,
+        Command::Devices(args) => users::devices(&config, &args).await,
+        Command::Export(args) => users::export(&config, &args).await,
+        Command::DeleteUser(args) => users::delete(&config, &args).await,
         Command::RestoreMark(args) => compact::restore_mark(&config, &args).await,
         command => run_without_configuration(&command).await,
     }

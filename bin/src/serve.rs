@@ -9,7 +9,7 @@ use outrigger_application::{
     SystemClock, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_http::{Api, Metrics, Stopped};
+use outrigger_http::{Admin, Api, Metrics, Stopped};
 use tokio::net::TcpListener;
 
 use crate::banner::Banner;
@@ -112,13 +112,16 @@ fn api(config: &Config, store: Store, parts: Parts) -> Api {
         changes_max: settings.limits.upload_changes_max.get(),
         payload_bytes_max: settings.limits.payload_bytes_max.get(),
     };
+    let admin = store.erasure(Arc::clone(&notifier));
     let sync: Arc<dyn SyncStore> = Arc::new(Metered(store.sync));
+    let snapshots = Snapshots::new(Arc::clone(&sync), catalog.clone());
     let ports = UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier };
     Api {
         upload: UploadService::new(ports, catalog.clone(), limits),
         watch: Watch::new(Arc::clone(&sync), clock, hub, drain),
         download: Download::new(Arc::clone(&sync)),
-        snapshots: Snapshots::new(Arc::clone(&sync), catalog),
+        admin: Admin::new(admin, snapshots.clone(), catalog),
+        snapshots,
         contacts,
         failures: Failures::new(store.projection),
         store: sync,

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use metrics::gauge;
 use outrigger_application::measures::{POOL_CONNECTIONS, POOL_CONNECTIONS_MAX};
-use outrigger_application::{ContactStore, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore};
+use outrigger_application::{
+    Clock, ContactStore, ErasurePorts, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore, SystemClock,
+    UserStore,
+};
 use outrigger_memory::MemoryStore;
 pub(crate) use outrigger_postgres::Examined as PostgresExamined;
 use outrigger_postgres::{ConnectError, PostgresNews, PostgresOptions, PostgresStore};
@@ -26,6 +29,8 @@ pub(crate) struct Store {
     pub(crate) retention: Arc<dyn RetentionStore>,
     /// The devices.
     pub(crate) contacts: Arc<dyn ContactStore>,
+    /// The users.
+    pub(crate) users: Arc<dyn UserStore>,
     /// The store itself where it is Postgres: there can be other nodes then, and there are connections to count.
     postgres: Option<PostgresStore>,
 }
@@ -41,6 +46,20 @@ impl Store {
 }
 
 impl Store {
+    /// What the removal of a user stands on; that is told of what is deleted.
+    pub(crate) fn erasure(&self, notifier: Arc<dyn Notifier>) -> ErasurePorts {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        ErasurePorts {
+            store: Arc::clone(&self.sync),
+            projection: Arc::clone(&self.projection),
+            retention: Arc::clone(&self.retention),
+            contacts: Arc::clone(&self.contacts),
+            users: Arc::clone(&self.users),
+            clock,
+            notifier,
+        }
+    }
+
     /// What sets the gauges of the store to what they are now.
     pub(crate) fn gauges(&self) -> impl Fn() + Send + Sync + 'static {
         let postgres = self.postgres.clone();
@@ -54,14 +73,15 @@ impl Store {
     }
 }
 
-impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static> From<S> for Store {
+impl<S: SyncStore + ProjectionStore + RetentionStore + ContactStore + UserStore + 'static> From<S> for Store {
     fn from(store: S) -> Self {
         let store = Arc::new(store);
         Self {
             sync: Arc::<S>::clone(&store),
             projection: Arc::<S>::clone(&store),
             retention: Arc::<S>::clone(&store),
-            contacts: store,
+            contacts: Arc::<S>::clone(&store),
+            users: store,
             postgres: None,
         }
     }

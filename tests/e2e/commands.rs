@@ -212,6 +212,69 @@ async fn a_token_from_the_command_line_is_accepted() {
     }
 }
 
+/// A server where Alice has synced two users and Bob one, stopped so that it has written all it knows.
+async fn synced(folder: &Path) {
+    let mut server = Server::demo(folder);
+    server.sign_in("alice", "phone").await.insert_all(&[1, 2]).await;
+    server.sign_in("bob", "phone").await.insert_all(&[3]).await;
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn users_are_listed_exported_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    synced(folder.path()).await;
+    let run = |line: &str| outrigger(folder.path(), line, &[]);
+    let lines = |text: &str| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>();
+    let (code, users, stderr) = run("users --json");
+    assert_eq!(code, Some(0), "{stderr}");
+    let users: Vec<_> = lines(&users).iter().map(|line| (line["user"].clone(), line["devices"].clone())).collect();
+    assert_eq!(users, [("alice".into(), 1.into()), ("bob".into(), 1.into())]);
+    assert!(run("users").1.starts_with("USER   END  DEVICES"), "{}", run("users").1);
+    let devices = lines(&run("devices --user alice --json").1);
+    assert_eq!(
+        (devices.len(), &devices[0]["source_id"], &devices[0]["highest_source_change_id"]),
+        (1, &"phone".into(), &2.into())
+    );
+    assert!(run("devices").1.contains("bob    phone"), "{}", run("devices").1);
+
+    let (code, export, stderr) = run("export --user alice");
+    assert_eq!(code, Some(0), "{stderr}");
+    let end = lines(&export).pop().unwrap();
+    assert_eq!(
+        (&end["kind"], &end["rows"], &end["changes"], &end["devices"]),
+        (&"end".into(), &2.into(), &2.into(), &1.into())
+    );
+    assert_eq!(run("export --user nobody").0, Some(1));
+
+    assert_eq!(run("delete-user --user alice").0, Some(2), "nothing is removed by mistake");
+    assert_eq!(lines(&run("users --json").1).len(), 2);
+    let (code, removed, stderr) = run("delete-user --user alice --yes");
+    assert_eq!((code, removed.as_str()), (Some(0), "2 rows, 4 entries and 4 keys removed\n"), "{stderr}");
+    assert_eq!(lines(&run("users --json").1)[0]["user"], "bob");
+    assert_eq!(run("delete-user --user alice --yes").0, Some(1));
+}
+
+#[tokio::test]
+async fn a_business_row_that_is_needed_keeps_its_user() {
+    let folder = tempfile::tempdir().unwrap();
+    synced(folder.path()).await;
+    let database = rusqlite::Connection::open(folder.path().join("outrigger.db")).unwrap();
+    let needed = "CREATE TABLE invoices (user_id TEXT REFERENCES users (id));
+                  INSERT INTO invoices SELECT id FROM users ORDER BY id LIMIT 1";
+    database.execute_batch(needed).unwrap();
+    let run = || outrigger(folder.path(), "delete-user --user alice --yes", &[]);
+    let (code, _, stderr) = run();
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("1 business rows could not be deleted"), "{stderr}");
+    let count = || database.query_row("SELECT count(*) FROM users", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count(), 2, "what could be deleted is, and the other user's is there");
+    database.execute_batch("DELETE FROM invoices").unwrap();
+    let (code, _, stderr) = run();
+    assert_eq!((code, count()), (Some(0), 1), "{stderr}");
+}
+
 #[test]
 fn shells_and_manuals_know_every_command() {
     let folder = tempfile::tempdir().unwrap();

@@ -20,6 +20,7 @@ const RETRY_AFTER_S: &str = "2";
 pub(crate) enum ErrorKind {
     InvalidRequest,
     AuthenticationFailed,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RetryInProgress,
@@ -38,6 +39,7 @@ impl ErrorKind {
         match self {
             Self::InvalidRequest => (StatusCode::BAD_REQUEST, "invalid_request"),
             Self::AuthenticationFailed => (StatusCode::UNAUTHORIZED, "authentication_failed"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::RetryInProgress => (StatusCode::CONFLICT, "retry_in_progress"),
@@ -57,6 +59,7 @@ impl ErrorKind {
             Self::AuthenticationFailed => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             Self::Unavailable => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
             Self::InvalidRequest
+            | Self::Forbidden
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::RetryInProgress

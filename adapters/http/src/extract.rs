@@ -29,6 +29,23 @@ impl FromRequestParts<Api> for Authenticated {
     }
 }
 
+/// An administrator: a device whose credentials say so besides.
+pub(crate) struct Administrator;
+
+impl FromRequestParts<Api> for Administrator {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
+        if caller.is_admin { Ok(Self) } else { Err(not_an_administrator()) }
+    }
+}
+
+/// That something is for administrators only.
+pub(crate) fn not_an_administrator() -> ApiError {
+    ApiError::client(ErrorKind::Forbidden, "this is for administrators: the token does not say that it is one's")
+}
+
 /// The token of `Bearer <token>`; the scheme's name has no case (RFC 9110, 11.1).
 fn bearer(authorization: &str) -> Result<&str, ApiError> {
     match authorization.split_once(' ') {

@@ -3,7 +3,9 @@
 use axum::extract::{Query, State};
 use axum::response::Response;
 use jiff::Timestamp;
+use outrigger_application::Caller;
 use outrigger_application::ports::projection::{Failure, FailureFilter, Retried};
+use outrigger_domain::UserId;
 use outrigger_domain::json::FromObject;
 use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
 use serde::{Deserialize, Serialize};
@@ -14,8 +16,8 @@ use uuid::Uuid;
 use crate::Api;
 use crate::body::{OptionalJson, json};
 use crate::error::{ApiError, ErrorKind};
-use crate::extract::Authenticated;
-use crate::openapi::{DownloadErrors, RetryErrors, SourceHeader};
+use crate::extract::{Authenticated, not_an_administrator};
+use crate::openapi::{ListErrors, RetryErrors, SourceHeader};
 use crate::params;
 
 /// About the bytes of one failure in an answer, but for its payload.
@@ -26,6 +28,8 @@ const FAILURE_BYTES: usize = 400;
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the parameters, which are read by name so that an error can name them")]
 struct ListParams {
+    /// For administrators: the failures of this user and not the caller's own.
+    user: Option<String>,
     /// Only failures of tables in this schema.
     schema: Option<String>,
     /// Only failures of tables of this name.
@@ -40,6 +44,8 @@ struct ListParams {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the parameter, which is read by name so that an error can name it")]
 struct RetryParams {
+    /// For administrators: a failure of this user and not of the caller.
+    user: Option<String>,
     /// The failure, if the body does not name it.
     #[param(minimum = 1)]
     id: Option<i64>,
@@ -118,7 +124,7 @@ pub(crate) struct RetryResponse<'a> {
 
 /// List what could not be projected
 ///
-/// The rows of the caller that are stored and synced, but that the app's own tables could not take. A later change
+/// The rows of the caller, or of another user for an administrator, that are stored and synced, but that the app's own tables could not take. A later change
 /// of such a row is projected as it stands then, and removes the row's failures if that works.
 #[utoipa::path(
     get,
@@ -133,7 +139,7 @@ pub(crate) struct RetryResponse<'a> {
              "attempted_version": 1, "op": "INSERT", "payload": {"created_at": "soon"},
              "error": "column created_at: cannot make a timestamp of a JSON string",
              "first_seen": "2025-08-08T07:01:00.123456Z", "retry_count": 0}]})),
-        DownloadErrors
+        ListErrors
     ),
 )]
 pub(crate) async fn list(
@@ -143,7 +149,8 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     let limit = params::number(&pairs, "limit", 1..=PAGE_CHANGES_MAX)?.unwrap_or(PAGE_CHANGES_DEFAULT);
     let filter = FailureFilter { schema: params::name(&pairs, "schema")?, table: params::name(&pairs, "table")? };
-    let found = api.failures.list(&caller.user, &filter, limit).await?;
+    let user = whose(&caller, &pairs)?;
+    let found = api.failures.list(&user, &filter, limit).await?;
     let payload = |failure: &Failure| failure.payload.as_ref().map_or(0, |payload| payload.as_str().len());
     let bytes = 64 + found.iter().map(|failure| FAILURE_BYTES + payload(failure)).sum::<usize>();
     Ok(json(&FailuresResponse { failures: found.iter().map(FailureBody::from).collect() }, bytes))
@@ -177,7 +184,8 @@ pub(crate) async fn retry(
 ) -> Result<Response, ApiError> {
     let id = named(&pairs, text.as_deref())?;
     let materialized = RetryResponse { status: "materialized", id, retry_count: None, error: None };
-    match api.failures.retry(&caller.user, id).await? {
+    let user = whose(&caller, &pairs)?;
+    match api.failures.retry(&user, id).await? {
         Retried::Materialized => Ok(json(&materialized, 64)),
         Retried::Failed(Failure { retry_count, error, .. }) => {
             let (retry_count, error) = (Some(retry_count), Some(error.as_str()));
@@ -187,6 +195,15 @@ pub(crate) async fn retry(
         Retried::InProgress => {
             Err(ApiError::client(ErrorKind::RetryInProgress, format!("failure {id} is being tried again right now")))
         }
+    }
+}
+
+/// The user whose failures are asked for: the caller, unless an administrator names another.
+fn whose(caller: &Caller, pairs: &[(String, String)]) -> Result<UserId, ApiError> {
+    match params::user(pairs, "user")? {
+        Some(user) if user != caller.user && !caller.is_admin => Err(not_an_administrator()),
+        Some(user) => Ok(user),
+        None => Ok(caller.user.clone()),
     }
 }
 

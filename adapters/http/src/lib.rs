@@ -6,12 +6,14 @@
 //!
 //! [`Caller`]: outrigger_application::Caller
 
+mod admin;
 mod body;
 mod counted;
 mod docs_page;
 mod download;
 mod error;
 mod explorer;
+mod export;
 mod extract;
 mod failures;
 mod health;
@@ -35,7 +37,8 @@ use axum::Router;
 use axum::middleware::from_fn;
 use axum::routing::get;
 use outrigger_application::{
-    Authenticator, Contacts, Download, Failures, Snapshots, SyncStore, TokenIssuer, UploadService, Watch,
+    Authenticator, Contacts, Download, Erasure, ErasurePorts, Exports, Failures, SharedCatalog, Snapshots, SyncStore,
+    TokenIssuer, UploadService, UserStore, Watch,
 };
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -44,6 +47,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use export::{Exported, lines as export_lines};
 pub use metrics_page::{Metrics, metrics_router};
 pub use serve::{Stopped, serve};
 
@@ -62,6 +66,8 @@ pub struct Api {
     pub contacts: Contacts,
     /// Behind `/admin/materialize-failures`.
     pub failures: Failures,
+    /// What is for administrators.
+    pub admin: Admin,
     /// Asked by `GET /ready` whether it answers.
     pub store: Arc<dyn SyncStore>,
     /// Tells who is asking.
@@ -74,6 +80,27 @@ pub struct Api {
     pub metrics: Option<Metrics>,
     /// Demo mode, if it is on.
     pub demo: Option<Demo>,
+}
+
+/// What administrators can do.
+#[derive(Clone)]
+pub struct Admin {
+    /// Lists users and devices.
+    pub users: Arc<dyn UserStore>,
+    /// Writes out all that is kept of a user.
+    pub exports: Exports,
+    /// Removes users.
+    pub erasure: Erasure,
+}
+
+impl Admin {
+    /// What can be done with these ports.
+    pub fn new(ports: ErasurePorts, snapshots: Snapshots, catalog: SharedCatalog) -> Self {
+        let ErasurePorts { store, projection, users, .. } = &ports;
+        let (store, projection, users) = (Arc::clone(store), Arc::clone(projection), Arc::clone(users));
+        let exports = Exports::new(store, snapshots, projection, Arc::clone(&users));
+        Self { users, exports, erasure: Erasure::new(ports, catalog) }
+    }
 }
 
 /// What there is in demo mode only.
@@ -93,6 +120,10 @@ fn described(demo: bool) -> OpenApiRouter<Api> {
         .routes(routes!(schema_version::schema_version))
         .routes(routes!(failures::list))
         .routes(routes!(failures::retry))
+        .routes(routes!(admin::users))
+        .routes(routes!(admin::devices))
+        .routes(routes!(admin::export_user))
+        .routes(routes!(admin::delete_user))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     let routes = if demo { routes.routes(routes!(signin::dummy_signin)) } else { routes };

@@ -29,7 +29,8 @@ use crate::wire::ErrorBody;
     ),
     tags(
         (name = "sync", description = "What devices call."),
-        (name = "admin", description = "What became of the caller's rows in the app's own tables."),
+        (name = "admin", description = "What became of the caller's rows in the app's own tables; for administrators \
+                                        (`auth.admin_claim`) that of all users, their devices, and removing a user."),
         (name = "operation", description = "What operators call."),
         (name = "demo", description = "There in demo mode only."),
     ),
@@ -73,6 +74,12 @@ pub(crate) struct DownloadErrors;
 pub(crate) struct SnapshotErrors;
 /// How an upload fails.
 pub(crate) struct UploadErrors;
+/// How listing something fails that an administrator may see of others.
+pub(crate) struct ListErrors;
+/// How what is for administrators fails.
+pub(crate) struct AdminErrors;
+/// How what an administrator does to one user fails.
+pub(crate) struct OneUserErrors;
 /// How trying a failure again fails.
 pub(crate) struct RetryErrors;
 /// How the demo's sign-in fails.
@@ -112,8 +119,27 @@ impl IntoResponses for UploadErrors {
 
 impl IntoResponses for RetryErrors {
     fn responses() -> Responses {
-        let own = [ErrorKind::NotFound, ErrorKind::RetryInProgress].map(documented);
+        let own = [ErrorKind::Forbidden, ErrorKind::NotFound, ErrorKind::RetryInProgress].map(documented);
         SyncErrors::responses().into_iter().chain(SigninErrors::responses()).chain(own).collect()
+    }
+}
+
+impl IntoResponses for ListErrors {
+    fn responses() -> Responses {
+        AdminErrors::responses()
+    }
+}
+
+impl IntoResponses for AdminErrors {
+    fn responses() -> Responses {
+        let own = [ErrorKind::InvalidRequest, ErrorKind::Forbidden].map(documented);
+        SyncErrors::responses().into_iter().chain(own).collect()
+    }
+}
+
+impl IntoResponses for OneUserErrors {
+    fn responses() -> Responses {
+        AdminErrors::responses().into_iter().chain([documented(ErrorKind::NotFound)]).collect()
     }
 }
 

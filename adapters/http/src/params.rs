@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use outrigger_domain::{Epoch, TableName};
+use outrigger_domain::{Epoch, TableName, UserId};
 use uuid::Uuid;
 
 use crate::error::ApiError;
@@ -64,6 +64,21 @@ pub(crate) fn read_epoch(text: &str) -> Result<Epoch, ApiError> {
 pub(crate) fn parsed<T: FromStr<Err: Display>>(pairs: &[(String, String)], name: &str) -> Result<Option<T>, ApiError> {
     let read = |text: &str| text.parse().map_err(|why| ApiError::invalid_request(format!("`{name}` {why}")));
     single(pairs, name)?.map(read).transpose()
+}
+
+/// Text as it is.
+pub(crate) fn text<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, ApiError> {
+    single(pairs, name)
+}
+
+/// The id of a user.
+pub(crate) fn user(pairs: &[(String, String)], name: &str) -> Result<Option<UserId>, ApiError> {
+    single(pairs, name)?.map(|text| read_user(text, name)).transpose()
+}
+
+/// Reads such an id, wherever it stands.
+pub(crate) fn read_user(text: &str, name: &str) -> Result<UserId, ApiError> {
+    UserId::parse(text).map_err(|why| ApiError::invalid_request(format!("`{name}` {why}")))
 }
 
 /// The name of a schema or of a table, in its normal form.

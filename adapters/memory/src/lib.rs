@@ -5,6 +5,7 @@
 mod contacts;
 mod projection;
 mod retention;
+mod users;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
@@ -56,6 +57,8 @@ impl Default for State {
 #[derive(Debug, Default)]
 struct Stream {
     last: ServerSeq,
+    /// That of this stream alone, if it has begun anew.
+    epoch: Option<Epoch>,
     kept: Kept,
     log: BTreeMap<ServerSeq, StreamChange>,
     keys: HashMap<Key, ServerSeq>,
@@ -127,7 +130,8 @@ impl MemoryStore {
     /// The user's stream, and its end.
     fn stream<'s>(state: &'s State, user: &UserId) -> (Option<&'s Stream>, StreamHead) {
         let stream = state.users.get(user);
-        (stream, StreamHead { seq: stream.map_or(ServerSeq(0), |stream| stream.last), epoch: state.epoch })
+        let epoch = stream.and_then(|stream| stream.epoch).unwrap_or(state.epoch);
+        (stream, StreamHead { seq: stream.map_or(ServerSeq(0), |stream| stream.last), epoch })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -121,6 +121,7 @@ impl RetentionStore for MemoryStore {
         state.epoch = Epoch(uuid::Uuid::new_v4());
         for stream in state.users.values_mut() {
             stream.last.0 += i64::from(skip);
+            stream.epoch = None;
         }
         Ok(state.epoch)
     }

@@ -26,6 +26,7 @@ mod retention;
 mod rows;
 mod session;
 mod timestamp;
+mod users;
 
 use std::fmt;
 use std::sync::Arc;

@@ -72,7 +72,8 @@ fn read(tx: &Read<'_>, user: &UserId, source: &SourceId) -> Result<SourceRecord,
     Ok(record)
 }
 
-fn moment(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, Failure> {
+/// A time, if there is one.
+pub(crate) fn moment(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, Failure> {
     let is_null = matches!(row.get_ref(column)?, rusqlite::types::ValueRef::Null);
     if is_null { Ok(None) } else { parsed(row, column, str::parse).map(Some) }
 }

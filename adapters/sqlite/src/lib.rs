@@ -29,6 +29,7 @@ mod readers;
 mod retention;
 mod rows;
 mod transaction;
+mod users;
 mod writer;
 
 pub use error::OpenError;

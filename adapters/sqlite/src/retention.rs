@@ -16,7 +16,7 @@ use crate::transaction::Transaction;
 
 impl SqliteStore {
     /// Runs something in a transaction of its own on the writer's connection.
-    async fn write<T: Send + 'static>(
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
         body: impl FnOnce(&Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {

@@ -8,3 +8,4 @@ pub mod notifier;
 pub mod projection;
 pub mod retention;
 pub mod store;
+pub mod users;

@@ -16,6 +16,7 @@ pub mod references;
 pub mod resets;
 pub mod retention;
 pub mod snapshots;
+pub mod users;
 pub mod world;
 
 pub use world::{Backend, LongLived, Projecting, World};
@@ -76,6 +77,22 @@ macro_rules! long_lived_suite {
             snapshots::a_page_of_large_rows_is_cut_short,
             snapshots::users_see_their_own_rows,
             snapshots::a_page_that_was_made_up_harms_nobody,
+        }
+    };
+}
+
+/// Makes every rule about users a test of one back end, given by its type, which is [`LongLived`] and [`Projecting`].
+#[macro_export]
+macro_rules! users_suite {
+    ($backend:ty) => {
+        $crate::suite! { @rules $backend;
+            users::users_are_listed_while_anything_is_kept_of_them,
+            users::devices_are_listed_with_how_far_they_are,
+            users::a_stream_that_begins_anew_has_an_epoch_of_its_own,
+            users::an_erased_user_is_gone_and_no_other,
+            users::an_erasure_goes_on_where_it_was_stopped,
+            users::devices_that_upload_meanwhile_lose_nothing_that_is_kept,
+            users::nobody_is_erased_who_is_not_there,
         }
     };
 }

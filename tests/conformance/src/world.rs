@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use outrigger_application::retention::{Report, RetentionAges};
 use outrigger_application::snapshot::{Cursor, SnapshotPage, SnapshotRow};
 use outrigger_application::{
-    Clock, ContactStore, Contacts, Download, Hub, ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots,
-    SyncError, SyncStore, UploadPorts, UploadService,
+    Clock, ContactStore, Contacts, Download, Erasure, ErasurePorts, Hub, ProjectionStore, Retention, RetentionStore,
+    SharedCatalog, Snapshots, SyncError, SyncStore, UploadPorts, UploadService, UserStore,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
@@ -54,6 +54,8 @@ pub trait LongLived: Backend {
     async fn retention(&self) -> Arc<dyn RetentionStore>;
     /// The devices that one more node knows of.
     async fn contacts(&self) -> Arc<dyn ContactStore>;
+    /// The users that one more node knows of.
+    async fn users(&self) -> Arc<dyn UserStore>;
 }
 
 /// One day.
@@ -138,6 +140,24 @@ impl<B: Backend> World<B> {
     {
         let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&self.clock);
         Contacts::new(self.backend.contacts().await, clock)
+    }
+
+    /// What removes users, on one more node.
+    pub async fn erasure(&self) -> Erasure
+    where
+        B: LongLived + Projecting,
+    {
+        let clock: Arc<dyn Clock> = Arc::<TestClock>::clone(&self.clock);
+        let ports = ErasurePorts {
+            store: self.backend.node().await,
+            projection: self.backend.projection().await,
+            retention: self.backend.retention().await,
+            contacts: self.backend.contacts().await,
+            users: self.backend.users().await,
+            clock,
+            notifier: Arc::new(Hub::default()),
+        };
+        Erasure::new(ports, SharedCatalog::new(catalog()))
     }
 
     /// The store of the first node.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, UserStore};
 use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::{RowKey, TableName};
 use outrigger_memory::MemoryStore;
@@ -48,8 +48,13 @@ impl LongLived for Memory {
     async fn contacts(&self) -> Arc<dyn ContactStore> {
         Arc::<MemoryStore>::clone(&self.0)
     }
+
+    async fn users(&self) -> Arc<dyn UserStore> {
+        Arc::<MemoryStore>::clone(&self.0)
+    }
 }
 
 outrigger_conformance::suite!(Memory);
 outrigger_conformance::projection_suite!(Memory);
 outrigger_conformance::long_lived_suite!(Memory);
+outrigger_conformance::users_suite!(Memory);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig, UserStore};
 use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::TableName;
 use outrigger_postgres::{PostgresOptions, PostgresStore};
@@ -60,8 +60,13 @@ impl LongLived for Postgres {
     async fn contacts(&self) -> Arc<dyn ContactStore> {
         self.connect().await
     }
+
+    async fn users(&self) -> Arc<dyn UserStore> {
+        self.connect().await
+    }
 }
 
 outrigger_conformance::suite!(Postgres);
 outrigger_conformance::projection_suite!(Postgres);
 outrigger_conformance::long_lived_suite!(Postgres);
+outrigger_conformance::users_suite!(Postgres);

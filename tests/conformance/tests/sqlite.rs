@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig};
+use outrigger_application::{ContactStore, ProjectionStore, RetentionStore, SyncStore, TableConfig, UserStore};
 use outrigger_conformance::{Backend, LongLived, Projecting};
 use outrigger_domain::TableName;
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
@@ -66,8 +66,13 @@ impl LongLived for Sqlite {
     async fn contacts(&self) -> Arc<dyn ContactStore> {
         self.open()
     }
+
+    async fn users(&self) -> Arc<dyn UserStore> {
+        self.open()
+    }
 }
 
 outrigger_conformance::suite!(Sqlite);
 outrigger_conformance::projection_suite!(Sqlite);
 outrigger_conformance::long_lived_suite!(Sqlite);
+outrigger_conformance::users_suite!(Sqlite);

@@ -7,12 +7,12 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use jiff::Timestamp;
 use outrigger_application::{
-    Authenticator, Clock, Contacts, Download, Drain, Failures, Hub, SharedCatalog, Snapshots, SyncStore, TokenIssuer,
-    UploadPorts, UploadService, Watch,
+    Authenticator, Clock, Contacts, Download, Drain, ErasurePorts, Failures, Hub, SharedCatalog, Snapshots, SyncStore,
+    TokenIssuer, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
-use outrigger_http::{Api, router};
+use outrigger_http::{Admin, Api, router};
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions};
 use outrigger_memory::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
@@ -61,11 +61,22 @@ impl Server {
             UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier: Arc::new(hub.clone()) };
         let authenticator: Arc<dyn Authenticator> =
             Arc::new(JwtAuthenticator::hs256(SECRET, JwtOptions::default(), Arc::clone(&clock)));
+        let snapshots = Snapshots::new(Arc::clone(&sync), catalog.clone());
+        let admin = ErasurePorts {
+            store: Arc::clone(&sync),
+            projection: Arc::<MemoryStore>::clone(&store),
+            retention: Arc::<MemoryStore>::clone(&store),
+            contacts: Arc::<MemoryStore>::clone(&store),
+            users: Arc::<MemoryStore>::clone(&store),
+            clock: Arc::clone(&clock),
+            notifier: Arc::new(hub.clone()),
+        };
         let api = Api {
             upload: UploadService::new(ports, catalog.clone(), UploadLimits::default()),
             download: Download::new(Arc::clone(&sync)),
             watch: Watch::new(Arc::clone(&sync), Arc::clone(&clock), hub, Drain::default()),
-            snapshots: Snapshots::new(Arc::clone(&sync), catalog),
+            admin: Admin::new(admin, snapshots.clone(), catalog),
+            snapshots,
             contacts: Contacts::new(Arc::<MemoryStore>::clone(&store), Arc::clone(&clock)),
             failures: Failures::new(store),
             store: sync,

@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::retention::RetentionAges;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, Failures, Hub,
-    ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots, SyncStore, SystemClock, UploadPorts,
-    UploadService, Watch,
+    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, ErasurePorts,
+    Failures, Hub, ProjectionStore, Retention, RetentionStore, SharedCatalog, Snapshots, SyncStore, SystemClock,
+    UploadPorts, UploadService, UserStore, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
-use outrigger_http::{Api, router, serve};
+use outrigger_http::{Admin, Api, router, serve};
 use outrigger_memory::MemoryStore;
 use outrigger_postgres::{PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
@@ -113,25 +113,36 @@ impl Server {
     /// On a store that somebody else keeps.
     pub async fn with<S>(store: Arc<S>, options: &Options) -> Self
     where
-        S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static,
+        S: SyncStore + ProjectionStore + RetentionStore + ContactStore + UserStore + 'static,
     {
         Self::on(store, Kept::Memory, options).await
     }
 
     async fn on<S>(store: Arc<S>, kept: Kept, options: &Options) -> Self
     where
-        S: SyncStore + ProjectionStore + RetentionStore + ContactStore + 'static,
+        S: SyncStore + ProjectionStore + RetentionStore + ContactStore + UserStore + 'static,
     {
         let catalog = SharedCatalog::new(Catalog::new(options.tables.iter().cloned()));
         let (clock, hub): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Hub::default());
         let sync: Arc<dyn SyncStore> = Arc::<S>::clone(&store);
         let ports =
             UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier: Arc::new(hub.clone()) };
+        let snapshots = Snapshots::new(Arc::clone(&sync), catalog.clone());
+        let admin = ErasurePorts {
+            store: Arc::clone(&sync),
+            projection: Arc::<S>::clone(&store),
+            retention: Arc::<S>::clone(&store),
+            contacts: Arc::<S>::clone(&store),
+            users: Arc::<S>::clone(&store),
+            clock: Arc::clone(&clock),
+            notifier: Arc::new(hub.clone()),
+        };
         let api = Api {
             upload: UploadService::new(ports, catalog.clone(), options.limits),
             download: Download::new(Arc::clone(&sync)),
             watch: Watch::new(Arc::clone(&sync), Arc::clone(&clock), hub, Drain::default()),
-            snapshots: Snapshots::new(Arc::clone(&sync), catalog),
+            admin: Admin::new(admin, snapshots.clone(), catalog),
+            snapshots,
             contacts: Contacts::new(Arc::<S>::clone(&store), clock),
             failures: Failures::new(Arc::<S>::clone(&store)),
             store: sync,

@@ -1,5 +1,6 @@
 //! The real router on a real socket: every shape of the protocol as a client sees it.
 
+mod admin;
 mod demo;
 mod download;
 mod failures;

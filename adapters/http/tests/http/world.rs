@@ -7,12 +7,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::projection::MockProjectionStore;
 use outrigger_application::{
-    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, Failures, Hub,
-    ProjectionStore, SharedCatalog, Snapshots, SyncStore, TokenIssuer, UploadPorts, UploadService, Watch,
+    AuthError, Authenticator, Caller, Clock, ContactStore, Contacts, Credentials, Download, Drain, ErasurePorts,
+    Failures, Hub, ProjectionStore, RetentionStore, SharedCatalog, Snapshots, SyncStore, TokenIssuer, UploadPorts,
+    UploadService, UserStore, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, Epoch, SourceId, Table, TableName, UserId};
-use outrigger_http::{Api, Demo, Stopped, router, serve};
+use outrigger_http::{Admin, Api, Demo, Stopped, router, serve};
 use outrigger_memory::MemoryStore;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -80,6 +81,8 @@ pub(crate) struct Setup {
     pub(crate) store: Arc<dyn SyncStore>,
     pub(crate) projection: Arc<dyn ProjectionStore>,
     pub(crate) contacts: Arc<dyn ContactStore>,
+    pub(crate) retention: Arc<dyn RetentionStore>,
+    pub(crate) users: Arc<dyn UserStore>,
     pub(crate) hub: Hub,
     pub(crate) drain: Drain,
     pub(crate) limits: UploadLimits,
@@ -94,7 +97,9 @@ impl Default for Setup {
         Self {
             store: Arc::<MemoryStore>::clone(&store),
             projection: Arc::<MemoryStore>::clone(&store),
-            contacts: store,
+            contacts: Arc::<MemoryStore>::clone(&store),
+            retention: Arc::<MemoryStore>::clone(&store),
+            users: store,
             hub: Hub::default(),
             drain: Drain::default(),
             limits: UploadLimits::default(),
@@ -116,11 +121,13 @@ impl Setup {
         let store = Arc::clone(&self.store);
         let ports =
             UploadPorts { store: Arc::clone(&store), clock: Arc::new(Stopwatch), notifier: Arc::new(self.hub.clone()) };
+        let snapshots = Snapshots::new(Arc::clone(&store), catalog.clone());
         Api {
             upload: UploadService::new(ports, catalog.clone(), self.limits),
             watch: Watch::new(Arc::clone(&store), Arc::new(Stopwatch), self.hub.clone(), self.drain.clone()),
             download: Download::new(Arc::clone(&store)),
-            snapshots: Snapshots::new(Arc::clone(&store), catalog),
+            admin: Admin::new(self.admin(), snapshots.clone(), catalog),
+            snapshots,
             contacts: Contacts::new(Arc::clone(&self.contacts), Arc::new(Stopwatch)),
             failures: Failures::new(Arc::clone(&self.projection)),
             store,
@@ -129,6 +136,18 @@ impl Setup {
             body_bytes_max: self.body_bytes_max,
             metrics: None,
             demo: self.demo.then(|| Demo { issuer: Arc::new(Trusting) }),
+        }
+    }
+
+    fn admin(&self) -> ErasurePorts {
+        ErasurePorts {
+            store: Arc::clone(&self.store),
+            projection: Arc::clone(&self.projection),
+            retention: Arc::clone(&self.retention),
+            contacts: Arc::clone(&self.contacts),
+            users: Arc::clone(&self.users),
+            clock: Arc::new(Stopwatch),
+            notifier: Arc::new(self.hub.clone()),
         }
     }
 
@@ -141,9 +160,11 @@ impl Setup {
             let _ = stopping.await;
             drain.begin();
         };
-        let serving = tokio::spawn(serve(listener, router(self.api()), shutdown, self.drain_timeout));
+        let api = self.api();
+        let contacts = api.contacts.clone();
+        let serving = tokio::spawn(serve(listener, router(api), shutdown, self.drain_timeout));
         let client = Client::builder().no_proxy().build().unwrap();
-        Server { address: address.to_string(), client, stop: Some(stop), serving }
+        Server { address: address.to_string(), client, contacts, stop: Some(stop), serving }
     }
 }
 
@@ -151,6 +172,7 @@ impl Setup {
 pub(crate) struct Server {
     pub(crate) address: String,
     client: Client,
+    contacts: Contacts,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Stopped>,
 }
@@ -192,6 +214,15 @@ pub(crate) async fn send(request: RequestBuilder) -> Answer {
 impl Server {
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
         self.client.get(format!("http://{}{path}", self.address))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> RequestBuilder {
+        self.client.delete(format!("http://{}{path}", self.address))
+    }
+
+    /// Writes the contacts of devices, which wait to be.
+    pub(crate) async fn flush_contacts(&self) {
+        self.contacts.flush().await.unwrap();
     }
 
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
