@@ -70,8 +70,8 @@ pub(crate) fn triggers(shape: &Shape) -> Vec<(String, String)> {
     let matches: Vec<String> = std::iter::once(of_key).chain(unique).collect();
     let there = |matches: &[String], but: &str| {
         let each: Vec<String> =
-            matches.iter().map(|columns| format!("EXISTS (SELECT 1 FROM {table} t WHERE {columns}{but})")).collect();
-        format!("({})", each.join(" OR "))
+            matches.iter().map(|columns| format!("SELECT 1 FROM {table} t WHERE {columns}{but}")).collect();
+        format!("EXISTS ({})", each.join(" UNION ALL "))
     };
     all.push(trigger(
         "replace",
