@@ -18,6 +18,7 @@ async fn every_value_comes_through_unchanged_on_every_store() {
         ));
         let before = phone.contents();
         assert_eq!(settle(&[&phone, &laptop]).await, before);
+        assert_eq!(laptop.link.count("/sync/upload"), 0, "what came down is nothing that was edited here");
         laptop.execute(&format!("UPDATE users SET age = 9007199254740995, name = NULL WHERE id = '{one}'; DELETE FROM users WHERE id = '{two}'; UPDATE files SET data = x'01' WHERE name = 'f'"));
         let after = laptop.contents();
         assert_eq!(settle(&[&phone, &laptop]).await, after);

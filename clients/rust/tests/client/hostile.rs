@@ -6,6 +6,12 @@ use serde_json::{Value, json};
 
 use crate::world::{Device, Server, conflicts, pk, settle};
 
+/// A sync that is to come to an end.
+async fn sync(device: &Device) -> Result<outrigger_client::Report, Error> {
+    let sync = device.client.sync_once();
+    tokio::time::timeout(std::time::Duration::from_secs(60), sync).await.expect("it comes to an end")
+}
+
 /// What is wrong with an answer.
 type Spoil = fn(&mut Value);
 
@@ -38,7 +44,7 @@ async fn refuses(path: &'static str, what: &str, answer: impl Fn(Response) -> Re
     let (phone, laptop) = waiting(&server).await;
     let mut before = state(&phone);
     phone.link.tamper(move |request, real| if request.path.starts_with(path) { answer(real) } else { real });
-    let done = phone.client.sync_once().await;
+    let done = sync(&phone).await;
     assert!(matches!(done, Err(Error::Protocol(_))), "{path}, {what}: {done:?}");
     if path == "/sync/download" {
         // Its edit went up before.
@@ -142,7 +148,7 @@ async fn a_server_that_goes_round_in_circles_is_left() {
             "/sync/upload" => Response { body: spoiled(&real.body, spoil), ..real },
             _ => real,
         });
-        let done = phone.client.sync_once().await;
+        let done = sync(&phone).await;
         assert!(matches!(done, Err(Error::Protocol(_))), "{what}: {done:?}");
         assert_eq!(phone.client.unsent().unwrap(), 1);
         phone.link.leave_alone();
@@ -159,7 +165,7 @@ async fn a_server_that_goes_round_in_circles_is_left() {
             let is_both = path == "/sync/snapshot" && !request.path.starts_with("/sync/source");
             if is_first || is_both { reset.clone() } else { real }
         });
-        let done = phone.client.sync_once().await;
+        let done = sync(&phone).await;
         assert!(matches!(done, Err(Error::Protocol(_))), "{path}: {done:?}");
         phone.link.leave_alone();
         let rows = settle(&[&phone, &laptop]).await;
@@ -202,7 +208,7 @@ async fn snapshots_that_cannot_be_are_refused() {
             let body = if what == "the same page again" { body } else { real.body };
             Response { status: 200, body: spoiled(&body, spoil), retry_after: None }
         });
-        let done = new.client.sync_once().await;
+        let done = sync(&new).await;
         assert!(matches!(done, Err(Error::Protocol(_))), "{what}: {done:?}");
         assert_eq!(new.rows("SELECT 1 || '' FROM _outrigger_state WHERE key = 'cursor'").len(), 0, "{what}");
         assert_eq!(new.client.unsent().unwrap(), 1, "{what}");
@@ -222,7 +228,7 @@ async fn numbers_without_end_and_tables_that_nobody_knows_do_no_harm() {
         },
         _ => real,
     });
-    assert!(matches!(highest.client.sync_once().await, Err(Error::Protocol(_))));
+    assert!(matches!(sync(&highest).await, Err(Error::Protocol(_))));
     highest.link.leave_alone();
     highest.sync().await;
 

@@ -177,6 +177,41 @@ async fn edits_made_while_a_batch_is_in_flight_are_not_lost() {
     }
 }
 
+/// What is edited when the server has answered a download: the row that comes down is a conflict.
+#[tokio::test]
+async fn a_row_that_is_edited_while_it_comes_down_is_not_overwritten() {
+    for policy in [Conflicts::MergeFields, Conflicts::ClientWins, Conflicts::ServerWins] {
+        let server = Server::memory().await;
+        let (phone, laptop) =
+            (server.device_with("phone", |config| config.conflicts(policy.clone())), server.device("laptop"));
+        phone.execute(&insert(1));
+        settle(&[&phone, &laptop]).await;
+        laptop.execute("UPDATE users SET name = 'theirs'");
+        laptop.sync().await;
+        let (other, mut times) = (phone.connection(), 0);
+        phone.link.tamper(move |request, real| {
+            times += usize::from(request.path.starts_with("/sync/download"));
+            if times == 1 {
+                other.execute_batch("UPDATE users SET age = 7").unwrap();
+                times += 1;
+            }
+            real
+        });
+        let mut events = phone.client.events();
+        settle(&[&phone, &laptop]).await;
+        let expected = match policy {
+            Conflicts::ClientWins => "user 1 7",
+            Conflicts::ServerWins => "theirs -",
+            _ => "theirs 7",
+        };
+        assert_eq!(laptop.rows("SELECT name || ' ' || coalesce(age, '-') FROM users"), [expected], "{policy:?}");
+        assert_eq!(conflicts(&mut events), 1, "{policy:?}");
+        // The cursor stands where the stream does.
+        let end = if matches!(policy, Conflicts::ServerWins) { 2 } else { 3 };
+        assert_eq!(cursor(&phone)[0], format!("cursor{end}"), "{policy:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_sign_out_says_what_is_unsent() {
     let server = Server::memory().await;
