@@ -64,6 +64,8 @@ pub struct PostgresOptions {
     pub acquire_timeout: Duration,
     /// How long a statement may run before the server cancels it.
     pub statement_timeout: Duration,
+    /// How long a statement may wait for a lock before the server cancels it.
+    pub lock_timeout: Duration,
     /// How long a start-up waits for another node that is migrating the database.
     pub migration_timeout: Duration,
     /// Whether to send the settings of a session as it is opened. Some proxies refuse that.
@@ -83,6 +85,7 @@ impl fmt::Debug for PostgresOptions {
             .field("max_connections", &self.max_connections)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("lock_timeout", &self.lock_timeout)
             .field("migration_timeout", &self.migration_timeout)
             .field("session_settings", &self.session_settings)
             .field("tables", &self.tables)
@@ -98,6 +101,7 @@ impl Default for PostgresOptions {
             max_connections: 10,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
+            lock_timeout: Duration::from_secs(5),
             migration_timeout: Duration::from_secs(60),
             session_settings: true,
             tables: Vec::new(),
@@ -175,9 +179,8 @@ impl SyncStore for PostgresStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        let answer = self.sessions.rows(sqlx::query("SELECT 1"));
-        match tokio::time::timeout(PING_TIMEOUT, answer).await {
-            Ok(answer) => answer.map(drop).map_err(error::from_sqlx),
+        match tokio::time::timeout(PING_TIMEOUT, migrate::still_there(&self.sessions)).await {
+            Ok(answer) => answer,
             Err(elapsed) => Err(StoreError::Unavailable(elapsed.into())),
         }
     }

@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use outrigger_application::StoreError;
+use sqlx::migrate::{Migration, Migrator};
 use sqlx::{Connection, PgConnection};
 
 use crate::error::{self, ConnectError};
+use crate::session::Sessions;
 
 /// The oldest major version of Postgres that is supported upstream.
 const POSTGRES_MAJOR_MIN: i32 = 14;
@@ -44,6 +46,29 @@ pub(crate) async fn state(connection: &mut PgConnection) -> Result<(usize, usize
     let migrator = migrator();
     check_server(connection).await?;
     Ok((applied(connection, &migrator).await?, migrator.iter().count()))
+}
+
+/// Whether the database answers, can be written to, and has the migrations of this binary as they are known here. That a
+/// later release has added some does not count: while that is rolled out, both work on the same tables.
+pub(crate) async fn still_there(sessions: &Sessions) -> Result<(), StoreError> {
+    let mut tx = sessions.begin().await.map_err(error::from_sqlx)?;
+    let question =
+        "SELECT version, checksum, current_setting('transaction_read_only')::bool FROM sync.schema_migrations";
+    let rows = sqlx::query_as(question).fetch_all(tx.connection()).await;
+    let rows: Vec<(i64, Vec<u8>, bool)> = rows.map_err(error::from_sqlx)?;
+    if rows.iter().any(|(_, _, is_read_only)| *is_read_only) {
+        // Left open, so that the connection is closed: after a failover the pool would go on asking a server that is no
+        // primary any more, and nobody sends changes to a node that is not ready, of which the first would notice.
+        return Err(StoreError::Unavailable("the database can only be read".into()));
+    }
+    tx.rollback().await.map_err(error::from_sqlx)?;
+    let is_known = |migration: &Migration| {
+        rows.iter().any(|(version, checksum, _)| *version == migration.version && **checksum == *migration.checksum)
+    };
+    match migrator().iter().find(|migration| !is_known(migration)) {
+        Some(missing) => Err(error::corrupt(format!("migration {} is not there as it is known here", missing.version))),
+        None => Ok(()),
+    }
 }
 
 fn migrator() -> Migrator {

@@ -32,21 +32,22 @@ pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOp
     // There are no floats here, and a proxy may refuse the parameter.
     target = target.extra_float_digits(None);
     if options.session_settings {
-        target = target.options(settings(options.statement_timeout));
+        target = target.options(settings(options));
     }
     Ok(target)
 }
 
 /// Every statement is a handful of look-ups by a whole key, whatever the arguments. So one plan is made per
 /// connection and kept, and it must not depend on how small the tables were at that time.
-fn settings(statement_timeout: Duration) -> [(&'static str, String); 7] {
-    let ms = statement_timeout.as_millis().to_string();
+fn settings(options: &PostgresOptions) -> [(&'static str, String); 8] {
+    let ms = options.statement_timeout.as_millis().to_string();
     [
         ("plan_cache_mode", "force_generic_plan".into()),
         ("enable_seqscan", "off".into()),
         ("jit", "off".into()),
         ("default_transaction_isolation", "read committed".into()),
         ("statement_timeout", ms.clone()),
+        ("lock_timeout", options.lock_timeout.as_millis().to_string()),
         ("idle_in_transaction_session_timeout", ms),
         // A call that was dropped closes its connection, but the backend would not look at it before the statement
         // ends: without this, impatient devices and a slow database use up the connections of the server.

@@ -38,6 +38,7 @@ use migrate::Refused;
 pub use projection::Materializers;
 use projection::Projection;
 use readers::Readers;
+use transaction::Transaction;
 use writer::Writer;
 
 /// What an answered commit survives. In every case the file stays whole and commits stay whole.
@@ -147,7 +148,9 @@ impl SyncStore for SqliteStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.writer.check()?;
+        // With the file's write lock, in its turn: a writer that hangs, or cannot have it, answers nothing.
+        let writer = self.writer.call(|connection, _| migrate::still_there(Transaction::begin(connection)?.connection));
+        writer.await?;
         self.readers.read(read::ping).await
     }
 }

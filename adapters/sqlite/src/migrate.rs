@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use crate::error::OpenError;
+use crate::error::{Failure, OpenError};
 
 /// A migration; its number is its place in [`MIGRATIONS`], counted from 1.
 struct Migration {
@@ -72,6 +72,21 @@ pub(crate) fn state(connection: &Connection) -> Result<(usize, usize), Refused> 
     let exists = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'sync_schema_migrations')";
     let exists: bool = connection.query_row(exists, [], |row| row.get(0))?;
     Ok((if exists { check(connection, MIGRATIONS)? } else { 0 }, MIGRATIONS.len()))
+}
+
+/// Whether the database has the migrations of this binary as they are known here. That a later release has added some does
+/// not count: while that is rolled out, both work on the same tables.
+pub(crate) fn still_there(connection: &Connection) -> Result<(), Failure> {
+    let mut statement = connection.prepare_cached("SELECT number, sql FROM sync_schema_migrations ORDER BY number")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let applied: Vec<(i64, String)> = rows.collect::<Result<_, _>>()?;
+    let is_known = |(number, migration): &(i64, &Migration)| {
+        applied.iter().any(|(applied, sql)| applied == number && sql.lines().eq(migration.sql.lines()))
+    };
+    match (1_i64..).zip(MIGRATIONS).find(|migration| !is_known(migration)) {
+        Some((number, _)) => Err(Failure::corrupt(format!("migration {number} is not there as it is known here"))),
+        None => Ok(()),
+    }
 }
 
 /// How many of the known migrations the database has. They are the first ones, or it is refused.

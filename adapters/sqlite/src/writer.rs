@@ -103,11 +103,6 @@ impl Writer {
         self.jobs.send(Job::Call(call)).await.map_err(|_| dead())?;
         answered.await.unwrap_or_else(|_| Err(dead()))
     }
-
-    /// Fails if the thread has died.
-    pub(crate) fn check(&self) -> Answer {
-        if self.jobs.is_closed() { Err(dead()) } else { Ok(()) }
-    }
 }
 
 fn dead() -> StoreError {
@@ -269,6 +264,6 @@ mod tests {
         assert!(matches!(waiting, Err(StoreError::Unavailable(_))), "{waiting:?}");
         let (user, plan) = job();
         assert!(matches!(writer.commit(&user, plan).await, Err(StoreError::Unavailable(_))));
-        assert!(matches!(writer.check(), Err(StoreError::Unavailable(_))));
+        assert!(matches!(writer.call(|_, _| Ok(())).await, Err(StoreError::Unavailable(_))));
     }
 }

@@ -106,6 +106,8 @@ pub trait SyncStore: Send + Sync {
     /// The tables of which the user has rows that exist.
     async fn tables(&self, user: &UserId) -> Result<Vec<TableName>, StoreError>;
 
-    /// Whether the storage answers.
+    /// Whether the storage answers to reads and writes, and holds the tables that this server knows.
+    ///
+    /// Writes nothing. Tables that a later release has added are none of this server's business.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use outrigger_application::SyncStore;
+use outrigger_application::{StoreError, SyncStore};
 use outrigger_postgres::{ConnectError, PostgresOptions, PostgresStore};
 use outrigger_testkit::postgres_database;
 use sqlx::postgres::PgConnectOptions;
@@ -129,4 +129,18 @@ async fn what_cannot_be_used_is_refused_in_one_sentence() {
     let message = refusal(options.database(&name).to_url_lossy().as_str(), PostgresOptions::default()).await;
     sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {name}"))).execute(&mut sql).await.unwrap();
     assert_eq!(message, "the database has the encoding SQL_ASCII: it must be created with the encoding UTF8");
+}
+
+#[tokio::test]
+async fn a_store_misses_a_migration_and_does_not_mind_a_later_one() {
+    let fixture = Fixture::new().await;
+    let later = "INSERT INTO sync.schema_migrations (version, description, success, checksum, execution_time)
+                 VALUES (9999, 'of the future', true, '', 0)";
+    fixture.execute(later).await;
+    fixture.store.ping().await.unwrap();
+    fixture.execute(r"UPDATE sync.schema_migrations SET checksum = '\x00' WHERE version = 2").await;
+    let answer = fixture.store.ping().await;
+    assert!(matches!(&answer, Err(StoreError::Corrupt { what }) if what.contains("migration 2")), "{answer:?}");
+    fixture.execute("DELETE FROM sync.schema_migrations WHERE version < 9999").await;
+    assert!(matches!(fixture.store.ping().await, Err(StoreError::Corrupt { .. })));
 }

@@ -64,8 +64,40 @@ async fn a_connection_to_a_server_that_only_reads_is_not_kept() {
                  COMMIT";
     fixture.execute(set).await;
     let alice = user("alice");
+    // Nor is it where changes are to be sent.
+    assert!(matches!(fixture.store.ping().await, Err(StoreError::Unavailable(_))));
     let answer = apply(&fixture.store, &alice, "phone", [insert(1, 1)]).await;
     assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    assert!(matches!(fixture.store.ping().await, Err(StoreError::Unavailable(_))));
     fixture.execute(reset).await;
+    fixture.store.ping().await.unwrap();
     apply(&fixture.store, &alice, "phone", [insert(1, 1)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_is_waited_for_as_long_as_configured() {
+    let options = PostgresOptions { lock_timeout: Duration::from_millis(100), ..PostgresOptions::default() };
+    let fixture = Fixture::with(options).await;
+    let alice = user("alice");
+    apply(&fixture.store, &alice, "phone", [insert(1, 1)]).await.unwrap();
+    let mut sql = fixture.sql().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM sync.user_stream FOR UPDATE").execute(&mut sql).await.unwrap();
+    let answer = apply(&fixture.store, &alice, "phone", [insert(2, 2)]).await;
+    let Err(StoreError::Unavailable(why)) = answer else { panic!("{answer:?}") };
+    assert!(why.to_string().contains("55P03"), "{why}");
+}
+
+#[tokio::test]
+async fn a_statement_runs_for_as_long_as_configured() {
+    let options = PostgresOptions { statement_timeout: Duration::from_millis(100), ..PostgresOptions::default() };
+    let fixture = Fixture::with(options).await;
+    let alice = user("alice");
+    apply(&fixture.store, &alice, "phone", [insert(1, 1)]).await.unwrap();
+    let slow =
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN NEW; END';
+         CREATE TRIGGER slow BEFORE INSERT ON sync.server_change_log FOR EACH ROW EXECUTE FUNCTION slow()";
+    fixture.execute(slow).await;
+    let answer = apply(&fixture.store, &alice, "phone", [insert(2, 2)]).await;
+    let Err(StoreError::Unavailable(why)) = answer else { panic!("{answer:?}") };
+    assert!(why.to_string().contains("57014"), "{why}");
 }

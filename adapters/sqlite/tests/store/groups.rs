@@ -82,8 +82,9 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
     }
     // Readers do not mind.
     assert!(wait(stream(&store, &alice)).is_empty());
-    wait(store.ping()).unwrap();
+    assert!(matches!(wait(store.ping()), Err(StoreError::Unavailable(_))), "changes are to be sent elsewhere");
     drop(lock);
+    wait(store.ping()).unwrap();
     wait(store.commit(&alice, plan(0, [(1, 1)]))).unwrap();
 }
 

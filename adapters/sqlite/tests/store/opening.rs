@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use outrigger_application::SyncStore;
+use outrigger_application::{StoreError, SyncStore};
 use outrigger_sqlite::{OpenError, SqliteOptions, SqliteStore};
 
 use crate::support::{Home, plan, stream, user, wait};
@@ -60,4 +60,29 @@ fn a_file_of_an_app_stays_the_apps() {
     app.execute_batch("INSERT INTO notes VALUES ('mine')").unwrap();
     let pragma = |name| app.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
     assert_eq!((pragma("user_version"), pragma("application_id")), (7, 42));
+}
+
+#[test]
+fn a_store_that_cannot_write_does_not_say_that_it_is_there() {
+    let home = Home::new();
+    let store = home.impatient();
+    wait(store.ping()).unwrap();
+    let lock = home.lock();
+    assert!(matches!(wait(store.ping()), Err(StoreError::Unavailable(_))));
+    drop(lock);
+    wait(store.ping()).unwrap();
+}
+
+#[test]
+fn a_store_misses_a_migration_and_does_not_mind_a_later_one() {
+    let home = Home::new();
+    let store = home.open();
+    let later = "INSERT INTO sync_schema_migrations (number, name, sql) VALUES (999, 'later', '')";
+    home.shell().execute(later, []).unwrap();
+    wait(store.ping()).unwrap();
+    home.shell().execute("UPDATE sync_schema_migrations SET sql = 'another' WHERE number = 2", []).unwrap();
+    let answer = wait(store.ping());
+    assert!(matches!(&answer, Err(StoreError::Corrupt { what }) if what.contains("migration 2")), "{answer:?}");
+    home.shell().execute("DELETE FROM sync_schema_migrations WHERE number < 999", []).unwrap();
+    assert!(matches!(wait(store.ping()), Err(StoreError::Corrupt { .. })));
 }
