@@ -16,6 +16,8 @@ pub const HTTP_REQUESTS: &str = "outrigger_http_requests_total";
 pub const HTTP_DURATION: &str = "outrigger_http_request_duration_seconds";
 /// Requests that are being answered.
 pub const HTTP_IN_FLIGHT: &str = "outrigger_http_requests_in_flight";
+/// Requests that were refused because there were too many; `limit`.
+pub const LIMITED: &str = "outrigger_limited_total";
 /// Event streams that are open.
 pub const WATCHERS: &str = "outrigger_watchers";
 /// Changes that were decided; `outcome`, and `reason` of those that are invalid.
@@ -44,6 +46,7 @@ pub fn describe() {
     describe_counter!(HTTP_REQUESTS, "Requests that ended, by route, method and status.");
     describe_histogram!(HTTP_DURATION, Unit::Seconds, "Time to the head of the answer, by route; without long polls.");
     describe_gauge!(HTTP_IN_FLIGHT, "Requests that are being answered.");
+    describe_counter!(LIMITED, "Requests that were refused because there were too many, by the limit.");
     describe_gauge!(WATCHERS, "Event streams that are open.");
     describe_counter!(CHANGES, "Changes that were decided, by outcome and reason.");
     describe_counter!(CHANGES_REPEATED, "Changes answered as applied without being written: most are retries.");

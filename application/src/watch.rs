@@ -10,7 +10,7 @@ use outrigger_domain::{Epoch, Reset, ServerSeq, SourceId, UserId};
 use tokio::time::Instant;
 
 use crate::Caller;
-use crate::drain::Drain;
+use crate::drain::{Drain, Stay};
 use crate::error::SyncError;
 use crate::hub::{Hub, Subscription};
 use crate::measures::WATCHERS;
@@ -48,7 +48,7 @@ impl Watch {
 
     /// Begins to watch, if the device can go on from where it is.
     pub async fn open(&self, caller: &Caller, query: &WatchQuery) -> Result<Watcher, SyncError> {
-        let subscription = self.hub.subscribe(&caller.user);
+        let (subscription, stay) = (self.hub.subscribe(&caller.user), self.drain.stay());
         let (head, kept) = self.store.head(&caller.user).await?;
         let after = query.after.unwrap_or(head.seq);
         let (until, limit, schema, exclude) = (None, 1, None, None);
@@ -59,14 +59,14 @@ impl Watch {
             told: head.seq,
             source: (!query.include_self).then(|| caller.source.clone()),
             ends_at: self.deadline(caller.expires_at),
-            drain: self.drain.clone(),
+            stay,
             _counted: Counted::begin(),
         })
     }
 
     /// One page, as soon as there is anything in it: at once, or when the time is up, or the server stops.
     pub async fn page(&self, user: &UserId, query: &PageQuery, wait: Duration) -> Result<Page, SyncError> {
-        let mut subscription = self.hub.subscribe(user);
+        let (mut subscription, mut stay) = (self.hub.subscribe(user), self.drain.stay());
         let ends_at = Instant::now() + wait;
         let mut told = ServerSeq(0);
         loop {
@@ -81,7 +81,7 @@ impl Watch {
             tokio::select! {
                 heard = subscription.beyond(told, query.exclude.as_ref()) => told = heard,
                 () = tokio::time::sleep_until(ends_at) => return Ok(page),
-                () = self.drain.begun() => return Ok(page),
+                () = stay.over() => return Ok(page),
             }
         }
     }
@@ -103,7 +103,7 @@ pub struct Watcher {
     /// Whose changes are not told.
     source: Option<SourceId>,
     ends_at: Instant,
-    drain: Drain,
+    stay: Stay,
     _counted: Counted,
 }
 
@@ -133,7 +133,7 @@ impl Watcher {
         let head = tokio::select! {
             // A server that stops tells nothing more: the device asks again elsewhere.
             biased;
-            () = self.drain.begun() => return None,
+            () = self.stay.over() => return None,
             () = tokio::time::sleep_until(self.ends_at) => return None,
             head = self.subscription.beyond(self.told, self.source.as_ref()) => head,
         };

@@ -1,6 +1,7 @@
 //! The configuration: read from its sources, checked, and complete before anything is started.
 
 mod auth;
+mod edge;
 mod settings;
 mod sources;
 #[cfg(test)]

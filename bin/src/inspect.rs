@@ -7,12 +7,13 @@ use serde_json::json;
 use crate::cli::{Flags, ShowArgs};
 use crate::config::{self, Config};
 use crate::wire::failed;
-use crate::{Outcome, RunError, output};
+use crate::{Outcome, RunError, edge, output};
 
 /// Says that the configuration is one that the server could start with, and what of it is doubtful.
 pub(crate) fn check(config: &Config, args: &ShowArgs) -> Result<Outcome, RunError> {
     let (_, file) = in_force(&args.flags)?;
     let file = file.map(|path| path.display().to_string());
+    edge::serving(&config.settings)?;
     let doubts = config.doubts();
     let text = if args.json {
         format!("{}\n", json!({"ok": true, "file": file, "doubts": doubts}))

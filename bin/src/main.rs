@@ -8,6 +8,7 @@ mod cli;
 mod compact;
 mod config;
 mod doctor;
+mod edge;
 mod failures;
 mod inspect;
 mod logging;

@@ -8,7 +8,7 @@ use metrics::gauge;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use outrigger_application::measures::{self, BUILD_INFO, STREAM_LENGTH};
-use outrigger_http::{Metrics, metrics_router};
+use outrigger_http::{Metrics, Serving, metrics_router};
 use tokio::net::TcpListener;
 
 use crate::RunError;
@@ -58,7 +58,7 @@ pub(crate) async fn start(
     let listener = listener.map_err(|error| failed(format!("metrics_listen: cannot listen on {own}"), error))?;
     let listening = listener.local_addr().unwrap_or(own);
     tracing::info!("metrics are at http://{listening}/metrics");
-    let serving = outrigger_http::serve(listener, metrics_router(metrics), std::future::pending(), Duration::ZERO);
+    let serving = outrigger_http::serve(listener, metrics_router(metrics), Serving::default(), std::future::pending());
     let both = async move {
         tokio::join!(upkeep, serving);
     };

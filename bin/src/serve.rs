@@ -9,14 +9,14 @@ use outrigger_application::{
     SystemClock, UploadPorts, UploadService, Watch,
 };
 use outrigger_domain::limits::UploadLimits;
-use outrigger_http::{Admin, Api, Metrics, Stopped};
+use outrigger_http::{Admin, Api, Metrics, Readiness, Stopped};
 use tokio::net::TcpListener;
 
 use crate::banner::Banner;
 use crate::config::{Config, Settings};
 use crate::tokens::Tokens;
 use crate::wire::{self, Store, failed};
-use crate::{RunError, catalog, compact, metrics, shutdown, tokens};
+use crate::{RunError, catalog, compact, edge, metrics, shutdown, tokens};
 
 /// How often the contacts of devices are written.
 const CONTACTS_EVERY: Duration = Duration::from_secs(10);
@@ -29,10 +29,12 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let cannot = |error| failed("cannot read the catalog of the business tables", error);
     let catalog = catalog::read(&config.tables, &*store.projection).await.map_err(cannot)?;
     let mut tokens = tokens::tokens(&config).await?;
+    let serving = edge::serving(&config.settings)?;
     let (listener, url) = bind(&config.settings).await?;
     // From here on a signal means a graceful stop; whoever reads the line below may send one at once.
-    let shutdown = shutdown::listen().map_err(|error| failed("cannot listen for signals", error))?;
-    let drain_timeout = Duration::from_secs(config.settings.drain_timeout_s.into());
+    let cannot = |error| failed("cannot listen for signals", error);
+    let shutdown = shutdown::listen().map_err(cannot)?;
+    let reload = shutdown::reload(serving.tls.clone()).map_err(cannot)?;
     let database = &config.settings.database_url;
     if config.demo {
         eprint!("{}", Banner { url: &url, database, secret_generated: config.auth.signing.is_none() });
@@ -48,6 +50,7 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     let contacts = Contacts::new(Arc::clone(&store.contacts), Arc::new(SystemClock));
     let retention = compact::retention(&config, Arc::clone(&store.retention), compact::PAUSE);
     let mut background = tokio::task::JoinSet::new();
+    background.spawn(reload);
     background.spawn(catalog::follow(config.tables.clone(), projection, catalog.clone(), every));
     let noting = contacts.clone();
     background.spawn(async move { noting.follow(CONTACTS_EVERY).await });
@@ -68,11 +71,8 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
         store,
         Parts { catalog, contacts: contacts.clone(), hub, notifier, drain: drain.clone(), metrics, tokens },
     ));
-    let shutdown = async move {
-        shutdown.await;
-        drain.begin();
-    };
-    let stopped = outrigger_http::serve(listener, router, shutdown, drain_timeout).await;
+    let shutdown = drained(shutdown, drain, config.settings.drain_s);
+    let stopped = outrigger_http::serve(listener, router, serving, shutdown).await;
     // Ends what runs in it.
     drop(background);
     if let Err(error) = contacts.flush().await {
@@ -85,11 +85,21 @@ pub(crate) async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Is over when nothing new is to be accepted: some time after the server was told to stop, in which whoever balances the
+/// load notices that nothing is to be sent here any more.
+async fn drained(told_to_stop: impl Future<Output = ()>, drain: Drain, drain_s: u32) {
+    told_to_stop.await;
+    drain.begin();
+    tokio::time::sleep(Duration::from_secs(drain_s.into())).await;
+    drain.close();
+}
+
 async fn bind(settings: &Settings) -> Result<(TcpListener, String), RunError> {
     let wanted = settings.listen.0;
     let cannot = |error| failed(format!("cannot listen on {wanted}"), error);
     let listener = TcpListener::bind(wanted).await.map_err(cannot)?;
-    let url = format!("http://{}", listener.local_addr().map_err(cannot)?);
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", listener.local_addr().map_err(cannot)?);
     Ok((listener, url))
 }
 
@@ -118,16 +128,20 @@ fn api(config: &Config, store: Store, parts: Parts) -> Api {
     let ports = UploadPorts { store: Arc::clone(&sync), clock: Arc::clone(&clock), notifier };
     Api {
         upload: UploadService::new(ports, catalog.clone(), limits),
-        watch: Watch::new(Arc::clone(&sync), clock, hub, drain),
+        watch: Watch::new(Arc::clone(&sync), clock, hub, drain.clone()),
         download: Download::new(Arc::clone(&sync)),
         admin: Admin::new(admin, snapshots.clone(), catalog),
         snapshots,
         contacts,
         failures: Failures::new(store.projection),
+        readiness: Readiness::new(Arc::clone(&sync), drain),
         store: sync,
         authenticator: Arc::new(tokens.authenticator),
         schema_version: settings.schema_version,
         body_bytes_max: settings.limits.body_bytes_max.get(),
+        pace: edge::pace(settings),
+        admission: edge::admission(settings),
+        origins: edge::origins(settings),
         metrics,
         demo: tokens.demo,
     }

@@ -1,6 +1,7 @@
 //! Opens the store. The only file that names a concrete one.
 
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,7 +185,12 @@ fn cannot_connect(error: ConnectError) -> RunError {
 fn postgres_options(config: &Config) -> PostgresOptions {
     let defaults = PostgresOptions::default();
     let settings = &config.settings.postgres;
+    let ms =
+        |setting: Option<NonZeroU32>, default| setting.map_or(default, |ms| Duration::from_millis(ms.get().into()));
     PostgresOptions {
+        acquire_timeout: ms(settings.acquire_timeout_ms, defaults.acquire_timeout),
+        statement_timeout: ms(settings.statement_timeout_ms, defaults.statement_timeout),
+        lock_timeout: ms(settings.lock_timeout_ms, defaults.lock_timeout),
         max_connections: settings.max_connections.map_or(defaults.max_connections, Into::into),
         session_settings: settings.session_settings.unwrap_or(defaults.session_settings),
         tables: config.tables.clone(),

@@ -3,6 +3,7 @@
 mod commands;
 mod configuration;
 mod demo;
+mod edge;
 mod hostile;
 mod lifecycle;
 mod long_lived;

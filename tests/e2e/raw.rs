@@ -29,6 +29,20 @@ impl Socket {
         let _ = self.0.write_all(bytes);
     }
 
+    /// Sends, unless the server has hung up.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).is_ok()
+    }
+
+    /// What is still to be read. That the server has hung up on what was sent is an end, too.
+    pub(crate) fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        match self.0.read_to_end(&mut rest) {
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("no end: {error}"),
+            _ => String::from_utf8_lossy(&rest).into_owned(),
+        }
+    }
+
     /// The next bytes of the answer, as many as that.
     pub(crate) fn receive(&mut self, bytes: usize) -> Vec<u8> {
         let mut received = vec![0; bytes];

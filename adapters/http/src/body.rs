@@ -2,14 +2,17 @@
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
 use serde::Serialize;
+use tokio::io::AsyncReadExt;
 
 use crate::Api;
 use crate::error::{ApiError, ErrorKind};
+use crate::inflate::Coding;
+use crate::pace::TooSlow;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -25,7 +28,8 @@ impl FromRequest<Api> for JsonText {
             let message = "the body must be JSON: send the header Content-Type: application/json";
             return Err(ApiError::client(ErrorKind::UnsupportedMediaType, message));
         }
-        let bytes = read(request.into_body(), api.body_bytes_max).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, api.body_bytes_max).await?;
         let text = String::from_utf8(bytes).map_err(|_| ApiError::invalid_request("the body is not UTF-8"))?;
         Ok(Self(text))
     }
@@ -38,11 +42,12 @@ impl FromRequest<Api> for OptionalJson {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        let (parts, body) = request.into_parts();
-        let bytes = read(body, api.body_bytes_max).await?;
+        let (mut parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, api.body_bytes_max).await?;
         if bytes.is_empty() {
             return Ok(Self(None));
         }
+        parts.headers.remove(CONTENT_ENCODING);
         let JsonText(text) = JsonText::from_request(Request::from_parts(parts, bytes.into()), api).await?;
         Ok(Self(Some(text)))
     }
@@ -78,21 +83,54 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.trim().eq_ignore_ascii_case("application/json")
 }
 
-async fn read(body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
-    let too_large = || ApiError::client(ErrorKind::PayloadTooLarge, format!("the body has more than {max} bytes"));
+async fn read(headers: &HeaderMap, body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
     // A body that announces its size is refused, or given its room, before any of it has been read.
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > max {
-        return Err(too_large());
+        return Err(too_large(max));
+    }
+    if let Some(coding) = Coding::of(headers)? {
+        return inflate(coding, body, max).await;
     }
     let mut bytes = Vec::with_capacity(announced);
     let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
-        let chunk: Bytes = chunk.map_err(|_| ApiError::invalid_request("the body ended before it was complete"))?;
+        let chunk: Bytes = chunk.map_err(|error| if TooSlow::is_cause_of(&error) { too_slow() } else { cut() })?;
         if chunk.len() > max - bytes.len() {
-            return Err(too_large());
+            return Err(too_large(max));
         }
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)
+}
+
+async fn inflate(coding: Coding, body: Body, max: usize) -> Result<Vec<u8>, ApiError> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::TimedOut => too_slow(),
+        std::io::ErrorKind::ConnectionAborted => cut(),
+        std::io::ErrorKind::FileTooLarge => too_large(max),
+        _ => ApiError::invalid_request("the body is not compressed as its header Content-Encoding says"),
+    };
+    let mut reader = coding.inflate(body, max);
+    let mut bytes = Vec::new();
+    while reader.read_buf(&mut bytes).await.map_err(failed)? > 0 {
+        if bytes.len() > max {
+            return Err(too_large(max));
+        }
+        // Little can become much without anything to wait for.
+        tokio::task::consume_budget().await;
+    }
+    Ok(bytes)
+}
+
+fn too_large(max: usize) -> ApiError {
+    ApiError::client(ErrorKind::PayloadTooLarge, format!("the body has more than {max} bytes"))
+}
+
+fn too_slow() -> ApiError {
+    ApiError::client(ErrorKind::RequestTimeout, "the body came too slowly")
+}
+
+fn cut() -> ApiError {
+    ApiError::invalid_request("the body ended before it was complete")
 }

@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::Api;
+use crate::admission::Place;
 use crate::body::json;
 use crate::error::ApiError;
 use crate::extract::Authenticated;
@@ -76,6 +77,7 @@ struct DownloadParams {
 pub(crate) async fn download(
     State(api): State<Api>,
     Authenticated(caller): Authenticated,
+    place: Place,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     let params = DownloadParams::read(&pairs)?;
@@ -84,7 +86,15 @@ pub(crate) async fn download(
     let query = params.query(caller.source);
     let page = match wait {
         Duration::ZERO => api.download.page(&caller.user, &query).await?,
-        wait => api.watch.page(&caller.user, &query, wait).await?,
+        wait => {
+            let limiter = &api.admission.limiter;
+            // It waits, and is one of those that do and not of those that are worked on, until there is an answer.
+            let _slot = limiter.watcher(&caller.user)?;
+            place.leave();
+            let page = api.watch.page(&caller.user, &query, wait).await?;
+            place.of(limiter, &caller.user)?;
+            page
+        }
     };
     Ok(json(&DownloadResponse::from(&page), bytes(&page)))
 }

@@ -3,12 +3,13 @@
 use std::any::Any;
 use std::borrow::Cow;
 
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONNECTION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use outrigger_application::{AuthError, StoreError, SyncError};
 use outrigger_domain::Reset;
 
+use crate::admission::Anonymous;
 use crate::body::json;
 use crate::wire::ErrorBody;
 
@@ -29,6 +30,8 @@ pub(crate) enum ErrorKind {
     HistoryPruned,
     PayloadTooLarge,
     UnsupportedMediaType,
+    RequestTimeout,
+    RateLimited,
     InternalError,
     Unavailable,
 }
@@ -48,6 +51,8 @@ impl ErrorKind {
             Self::HistoryPruned => (StatusCode::GONE, "history_pruned"),
             Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited"),
             Self::InternalError => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         }
@@ -57,7 +62,9 @@ impl ErrorKind {
     pub(crate) fn header(self) -> Option<(axum::http::HeaderName, HeaderValue)> {
         match self {
             Self::AuthenticationFailed => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            Self::Unavailable => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
+            Self::RateLimited | Self::Unavailable => Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S))),
+            // What is left of the body is not waited for.
+            Self::RequestTimeout => Some((CONNECTION, HeaderValue::from_static("close"))),
             Self::InvalidRequest
             | Self::Forbidden
             | Self::NotFound
@@ -83,12 +90,14 @@ pub(crate) struct ApiError {
     cause: Option<String>,
     /// What the device has to start again with.
     reset: Option<Reset>,
+    /// Seconds after which the device may try again, if that is not as usual.
+    retry_after_s: Option<u64>,
 }
 
 impl ApiError {
     /// An error that the client can do something about: the message says what.
     pub(crate) fn client(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), cause: None, reset: None }
+        Self { kind, message: message.into(), cause: None, reset: None, retry_after_s: None }
     }
 
     /// A request that is not as the protocol has it.
@@ -98,13 +107,30 @@ impl ApiError {
 
     /// A request that may succeed later.
     pub(crate) fn unavailable(message: &'static str, cause: impl ToString) -> Self {
-        Self { kind: ErrorKind::Unavailable, message: message.into(), cause: Some(cause.to_string()), reset: None }
+        Self {
+            kind: ErrorKind::Unavailable,
+            message: message.into(),
+            cause: Some(cause.to_string()),
+            reset: None,
+            retry_after_s: None,
+        }
+    }
+
+    /// The same, to be tried again after so many seconds.
+    pub(crate) fn after(self, retry_after_s: u64) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..self }
     }
 
     /// A failure of the server itself.
     pub(crate) fn internal(cause: impl ToString) -> Self {
         let message = "the server failed; its log says more under this answer's x-request-id";
-        Self { kind: ErrorKind::InternalError, message: message.into(), cause: Some(cause.to_string()), reset: None }
+        Self {
+            kind: ErrorKind::InternalError,
+            message: message.into(),
+            cause: Some(cause.to_string()),
+            reset: None,
+            retry_after_s: None,
+        }
     }
 }
 
@@ -120,6 +146,9 @@ impl IntoResponse for ApiError {
         let mut response = json(&ErrorBody::new(code, &self.message, self.reset), 256);
         *response.status_mut() = status;
         response.headers_mut().extend(self.kind.header());
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
         response
     }
 }
@@ -148,7 +177,7 @@ impl From<Reset> for ApiError {
             Reset::HistoryPruned { .. } => ErrorKind::HistoryPruned,
         };
         let message = format!("{reset}; start again from GET /sync/snapshot and keep what is not uploaded yet");
-        Self { kind, message: message.into(), cause: None, reset: Some(reset) }
+        Self { kind, message: message.into(), cause: None, reset: Some(reset), retry_after_s: None }
     }
 }
 
@@ -171,12 +200,17 @@ impl From<AuthError> for ApiError {
 }
 
 /// Answers for paths that do not exist.
+pub(crate) async fn nowhere(_: Anonymous) -> ApiError {
+    not_found().await
+}
+
+/// The same, for one who was let in already.
 pub(crate) async fn not_found() -> ApiError {
     ApiError::client(ErrorKind::NotFound, "there is nothing at this path; GET / lists what there is")
 }
 
 /// Answers for methods that a path does not have.
-pub(crate) async fn method_not_allowed() -> ApiError {
+pub(crate) async fn method_not_allowed(_: Anonymous) -> ApiError {
     ApiError::client(ErrorKind::MethodNotAllowed, "this path does not have that method; the header `allow` lists them")
 }
 

@@ -4,7 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa_swagger_ui::{Config, serve};
 
@@ -13,6 +14,11 @@ use crate::error::{self, ApiError};
 /// The validator is switched off: it would send the address of the document to a service in the internet.
 static CONFIG: LazyLock<Arc<Config<'static>>> =
     LazyLock::new(|| Arc::new(Config::from("../openapi.json").validator_url("none").try_it_out_enabled(true)));
+
+/// The page is scripts and styles of this server alone; it draws with styles and pictures that it makes itself.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'",
+);
 
 /// To the address from which the page's relative links work.
 pub(crate) async fn redirect() -> Redirect {
@@ -37,8 +43,9 @@ async fn respond(path: &str) -> Result<Response, ApiError> {
     let found = serve(path, Arc::clone(&CONFIG)).map_err(ApiError::internal)?;
     let Some(file) = found else { return Err(error::not_found().await) };
     let mut response = ([(CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response();
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, POLICY);
     if file.gzpipped {
-        response.headers_mut().insert(CONTENT_ENCODING, axum::http::HeaderValue::from_static("gzip"));
+        response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Ok(response)
 }

@@ -7,9 +7,11 @@ use axum::http::{HeaderMap, HeaderName};
 use outrigger_application::{Caller, Credentials};
 
 use crate::Api;
+use crate::admission::{Client, Place};
 use crate::error::{ApiError, ErrorKind};
+use crate::limits::Slot;
 
-const SOURCE_ID: HeaderName = HeaderName::from_static("outrigger-source-id");
+pub(crate) const SOURCE_ID: HeaderName = HeaderName::from_static("outrigger-source-id");
 
 /// The device that the request's credentials speak for.
 pub(crate) struct Authenticated(pub(crate) Caller);
@@ -18,13 +20,19 @@ impl FromRequestParts<Api> for Authenticated {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
-        let Some(authorization) = single(&parts.headers, &AUTHORIZATION)? else {
-            return Err(refused("send the header Authorization: Bearer <token>"));
+        let limiter = &api.admission.limiter;
+        let caller = match authenticate(parts, api).await {
+            Ok(caller) => caller,
+            Err(error) => {
+                let Ok(Client(address)) = Client::from_request_parts(parts, api).await;
+                limiter.address(address)?;
+                return Err(error);
+            }
         };
-        let credentials =
-            Credentials { token: bearer(authorization)?, source_header: single(&parts.headers, &SOURCE_ID)? };
-        let caller = api.authenticator.authenticate(credentials).await?;
         tracing::Span::current().record("user.id", caller.user.as_str());
+        limiter.user(&caller.user)?;
+        let Ok(place) = Place::from_request_parts(parts, api).await;
+        place.of(limiter, &caller.user)?;
         Ok(Self(caller))
     }
 }
@@ -44,6 +52,30 @@ impl FromRequestParts<Api> for Administrator {
 /// That something is for administrators only.
 pub(crate) fn not_an_administrator() -> ApiError {
     ApiError::client(ErrorKind::Forbidden, "this is for administrators: the token does not say that it is one's")
+}
+
+async fn authenticate(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
+    let Some(authorization) = single(&parts.headers, &AUTHORIZATION)? else {
+        return Err(refused("send the header Authorization: Bearer <token>"));
+    };
+    let credentials = Credentials { token: bearer(authorization)?, source_header: single(&parts.headers, &SOURCE_ID)? };
+    Ok(api.authenticator.authenticate(credentials).await?)
+}
+
+/// A device that uploads: one of the places that its user has for that is its own, before anything of the body is read.
+pub(crate) struct Uploading {
+    pub(crate) caller: Caller,
+    pub(crate) slot: Slot,
+}
+
+impl FromRequestParts<Api> for Uploading {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
+        let slot = api.admission.limiter.upload(&caller.user)?;
+        Ok(Self { caller, slot })
+    }
 }
 
 /// The token of `Bearer <token>`; the scheme's name has no case (RFC 9110, 11.1).

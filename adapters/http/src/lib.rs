@@ -6,8 +6,12 @@
 //!
 //! [`Caller`]: outrigger_application::Caller
 
+mod activity;
+mod address;
 mod admin;
+mod admission;
 mod body;
+mod connection;
 mod counted;
 mod docs_page;
 mod download;
@@ -16,16 +20,21 @@ mod explorer;
 mod export;
 mod extract;
 mod failures;
+mod headers;
 mod health;
+mod inflate;
+mod limits;
 mod linger;
 mod metrics_page;
 mod openapi;
+mod pace;
 mod params;
 mod schema_version;
 mod serve;
 mod signin;
 mod snapshot;
 mod source;
+mod tls;
 mod trace;
 mod upload;
 mod watch;
@@ -34,7 +43,7 @@ mod wire;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use outrigger_application::{
     Authenticator, Contacts, Download, Erasure, ErasurePorts, Exports, Failures, SharedCatalog, Snapshots, SyncStore,
@@ -47,9 +56,17 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use activity::Timeouts;
+pub use address::{Proxies, ProxyHeader};
+pub use admission::Admission;
 pub use export::{Exported, lines as export_lines};
+pub use headers::Origins;
+pub use health::Readiness;
+pub use limits::{Limiter, Limits, Rate};
 pub use metrics_page::{Metrics, metrics_router};
-pub use serve::{Stopped, serve};
+pub use pace::Pace;
+pub use serve::{Serving, Stopped, serve};
+pub use tls::{Tls, TlsError};
 
 /// All that the endpoints stand on. Cheap to clone.
 #[derive(Clone)]
@@ -68,14 +85,22 @@ pub struct Api {
     pub failures: Failures,
     /// What is for administrators.
     pub admin: Admin,
-    /// Asked by `GET /ready` whether it answers.
+    /// Asked where streams end.
     pub store: Arc<dyn SyncStore>,
+    /// Behind `GET /ready`.
+    pub readiness: Readiness,
     /// Tells who is asking.
     pub authenticator: Arc<dyn Authenticator>,
     /// What `GET /sync/schema-version` answers.
     pub schema_version: u32,
-    /// Bytes of a request's body, at the most.
+    /// Bytes of a request's body, at the most, and of what it is once it is inflated.
     pub body_bytes_max: usize,
+    /// How slowly a body may come.
+    pub pace: Pace,
+    /// Who is let in, and how often.
+    pub admission: Admission,
+    /// Whose pages may use the API in a browser.
+    pub origins: Origins,
     /// Answers `GET /metrics`, if that is not at an address of its own.
     pub metrics: Option<Metrics>,
     /// Demo mode, if it is on.
@@ -138,6 +163,8 @@ fn compression() -> CompressionLayer {
 
 /// The whole server but for the socket.
 pub fn router(api: Api) -> Router {
+    let Api { admission, origins, pace, .. } = api.clone();
+    let drain = api.readiness.drain.clone();
     let metrics = api.metrics.clone().map_or_else(Router::new, metrics_router);
     let (routes, document) = described(api.demo.is_some()).split_for_parts();
     let pages = Router::new()
@@ -146,16 +173,24 @@ pub fn router(api: Api) -> Router {
         .route("/docs", get(explorer::redirect))
         .route("/docs/", get(explorer::index))
         .route("/docs/{*file}", get(explorer::file))
-        .layer(compression());
-    routes
+        .layer(compression())
+        .layer(from_fn_with_state(admission.clone(), admission::anonymous));
+    let router = routes
         .merge(pages)
         .merge(metrics)
-        .fallback(error::not_found)
+        .fallback(error::nowhere)
         .method_not_allowed_fallback(error::method_not_allowed)
         .with_state(api)
+        .layer(from_fn_with_state(pace, pace::pace))
+        .layer(from_fn_with_state(admission, admission::admit))
         .layer(from_fn(linger::linger))
-        .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(from_fn(trace::trace))
+        .layer(CatchPanicLayer::custom(error::panicked));
+    // Around all that can refuse a request: a page has to be able to read why.
+    let router = match origins.layer() {
+        Some(layer) => router.layer(layer),
+        None => router,
+    };
+    router.layer(from_fn_with_state(drain, headers::headers)).layer(from_fn(trace::trace))
 }
 
 /// The OpenAPI document of a server that is not in demo mode.

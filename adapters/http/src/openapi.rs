@@ -91,8 +91,8 @@ type Responses = BTreeMap<String, RefOr<Response>>;
 
 impl IntoResponses for SyncErrors {
     fn responses() -> Responses {
-        use ErrorKind::{AuthenticationFailed, InternalError, Unavailable};
-        [AuthenticationFailed, InternalError, Unavailable].into_iter().map(documented).collect()
+        use ErrorKind::{AuthenticationFailed, InternalError, RateLimited, Unavailable};
+        [AuthenticationFailed, RateLimited, InternalError, Unavailable].into_iter().map(documented).collect()
     }
 }
 
@@ -145,8 +145,11 @@ impl IntoResponses for OneUserErrors {
 
 impl IntoResponses for SigninErrors {
     fn responses() -> Responses {
-        use ErrorKind::{InvalidRequest, PayloadTooLarge, UnsupportedMediaType};
-        [InvalidRequest, PayloadTooLarge, UnsupportedMediaType].into_iter().map(documented).collect()
+        use ErrorKind::{
+            InvalidRequest, PayloadTooLarge, RateLimited, RequestTimeout, Unavailable, UnsupportedMediaType,
+        };
+        let own = [InvalidRequest, RequestTimeout, PayloadTooLarge, UnsupportedMediaType, RateLimited, Unavailable];
+        own.into_iter().map(documented).collect()
     }
 }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::admission::Anonymous;
 use crate::body::{JsonText, brief, json};
 use crate::error::{self, ApiError};
 use crate::openapi::SigninErrors;
@@ -54,7 +55,11 @@ pub(crate) struct SigninResponse<'a> {
     request_body = SigninRequest,
     responses((status = 200, description = "A token.", body = SigninResponse), SigninErrors),
 )]
-pub(crate) async fn dummy_signin(State(api): State<Api>, JsonText(text): JsonText) -> Result<Response, ApiError> {
+pub(crate) async fn dummy_signin(
+    State(api): State<Api>,
+    _: Anonymous,
+    JsonText(text): JsonText,
+) -> Result<Response, ApiError> {
     let Some(demo) = &api.demo else { return Err(error::not_found().await) };
     let FromObject(request): FromObject<SigninRequest> = serde_json::from_str(&text)
         .map_err(|error| ApiError::invalid_request(format!("the body is no sign-in: {}", brief(&error))))?;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::counted::Counted;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Runs the request in its span.

@@ -13,7 +13,7 @@ pub(crate) use self::read::Changes;
 use crate::Api;
 use crate::body::{JsonText, json, json_stream};
 use crate::error::ApiError;
-use crate::extract::Authenticated;
+use crate::extract::Uploading;
 use crate::openapi::{SourceHeader, UploadErrors};
 use crate::params;
 use crate::wire::{ChangeStatus, UploadRequest, UploadResponse};
@@ -59,7 +59,7 @@ const STATUS_BYTES: usize = 96;
 )]
 pub(crate) async fn upload(
     State(api): State<Api>,
-    Authenticated(caller): Authenticated,
+    Uploading { caller, slot: _slot }: Uploading,
     JsonText(text): JsonText,
 ) -> Result<Response, ApiError> {
     api.contacts.note(&caller, None);

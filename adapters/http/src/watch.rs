@@ -15,8 +15,10 @@ use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::Api;
+use crate::admission::Place;
 use crate::error::ApiError;
 use crate::extract::Authenticated;
+use crate::limits::WatcherSlot;
 use crate::openapi::{DownloadErrors, SourceHeader};
 use crate::params;
 
@@ -26,7 +28,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// restarts is not met by all of them at once.
 const RETRY_MIN_MS: u64 = 1_000;
 const RETRY_MAX_MS: u64 = 6_000;
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Keeps nginx from collecting events before it passes them on.
 const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -66,6 +68,7 @@ struct WatchParams {
 pub(crate) async fn watch(
     State(api): State<Api>,
     Authenticated(caller): Authenticated,
+    place: Place,
     headers: HeaderMap,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
@@ -73,25 +76,32 @@ pub(crate) async fn watch(
     // The last event says what the device was told of, and not what it has.
     api.contacts.note(&caller, params.after.map(ServerSeq));
     let query = params.query(last_event(&headers)?);
+    let slot = api.admission.limiter.watcher(&caller.user)?;
     let watcher = api.watch.open(&caller, &query).await?;
+    place.leave();
     let retry = Duration::from_millis(fastrand::u64(RETRY_MIN_MS..=RETRY_MAX_MS));
-    let events = stream::unfold((watcher, Some(retry)), event);
+    let events = stream::unfold(Watching { watcher, retry: Some(retry), _slot: slot }, event);
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT));
     // Not to be kept, nor to be changed on the way.
     let no_store = (CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     Ok(([no_store, UNBUFFERED], events).into_response())
 }
 
-/// The watch, and when to connect again until that is told.
-type Watching = (Watcher, Option<Duration>);
+/// A watch that is open.
+struct Watching {
+    watcher: Watcher,
+    /// When to connect again, until that is told.
+    retry: Option<Duration>,
+    _slot: WatcherSlot,
+}
 
-async fn event((mut watcher, retry): Watching) -> Option<(Result<Event, Infallible>, Watching)> {
-    if let Some(retry) = retry {
-        return Some((Ok(Event::default().retry(retry)), (watcher, None)));
+async fn event(mut watching: Watching) -> Option<(Result<Event, Infallible>, Watching)> {
+    if let Some(retry) = watching.retry.take() {
+        return Some((Ok(Event::default().retry(retry)), watching));
     }
-    let ServerSeq(head) = watcher.next().await?;
+    let ServerSeq(head) = watching.watcher.next().await?;
     let event = Event::default().event("changes").id(head.to_string());
-    Some((Ok(event.data(format!("{{\"highest_server_seq\":{head}}}"))), (watcher, None)))
+    Some((Ok(event.data(format!("{{\"highest_server_seq\":{head}}}"))), watching))
 }
 
 impl WatchParams {

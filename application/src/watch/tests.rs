@@ -159,9 +159,19 @@ async fn a_page_is_not_held_longer_than_asked_for_nor_by_a_server_that_stops() {
     // A frozen window does not grow.
     watch.page(&user, &query(Some(0)), Duration::from_secs(30)).await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 30);
-    drain.begin();
-    watch.page(&user, &query(None), Duration::from_secs(30)).await.unwrap();
-    assert_eq!(began.elapsed().as_secs(), 30);
+    // Who waits is let go, who comes later waits until nothing new comes, and then nobody does.
+    for (tell, held_s) in [(Drain::begin as fn(&Drain), 5), (Drain::close, 5), (Drain::close, 0)] {
+        let before = began.elapsed();
+        let telling = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            tell(&drain);
+        };
+        let page = async {
+            watch.page(&user, &query(None), Duration::from_secs(30)).await.unwrap();
+            (began.elapsed() - before).as_secs()
+        };
+        assert_eq!(tokio::join!(page, telling).0, held_s);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, str::FromStr};
 
 use outrigger_application::Materialize;
 use outrigger_domain::TableName;
-use outrigger_domain::limits::{BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, UPLOAD_CHANGES_MAX};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::auth;
+use super::edge::{Cors, Limits, Network, ProxyHeader, Timeouts, TlsFiles};
 use crate::logging;
 
 /// What stands in the place of a secret where settings are shown.
@@ -31,10 +31,17 @@ pub(crate) struct Settings {
     pub(crate) database_url: DatabaseUrl,
     pub(crate) schema_version: u32,
     pub(super) demo: Option<bool>,
+    pub(crate) drain_s: u32,
     pub(crate) drain_timeout_s: u32,
+    pub(crate) h2c: bool,
+    pub(crate) trusted_proxies: Vec<Network>,
+    pub(crate) proxy_header: ProxyHeader,
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) cors: Cors,
     #[serde(deserialize_with = "from_text")]
     pub(crate) log: LogFilter,
     pub(crate) limits: Limits,
+    pub(crate) timeouts: Timeouts,
     pub(crate) sqlite: Sqlite,
     pub(crate) postgres: Postgres,
     pub(super) auth: auth::Settings,
@@ -52,9 +59,16 @@ impl Default for Settings {
             database_url: DatabaseUrl::Sqlite("outrigger.db".into()),
             schema_version: 1,
             demo: None,
+            drain_s: 0,
             drain_timeout_s: 10,
+            h2c: false,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
+            tls: None,
+            cors: Cors::default(),
             log: LogFilter("info".into()),
             limits: Limits::default(),
+            timeouts: Timeouts::default(),
             sqlite: Sqlite::default(),
             postgres: Postgres::default(),
             auth: auth::Settings::default(),
@@ -62,29 +76,6 @@ impl Default for Settings {
             retention: Retention::default(),
             otlp: Otlp::default(),
             tables: Vec::new(),
-        }
-    }
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Limits {
-    pub(crate) upload_changes_max: NonZeroUsize,
-    pub(crate) payload_bytes_max: NonZeroUsize,
-    pub(crate) body_bytes_max: NonZeroUsize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        const fn limit(value: usize) -> NonZeroUsize {
-            NonZeroUsize::new(value).expect("the limit is not zero")
-        }
-        const {
-            Self {
-                upload_changes_max: limit(UPLOAD_CHANGES_MAX),
-                payload_bytes_max: limit(PAYLOAD_BYTES_MAX),
-                body_bytes_max: limit(BODY_BYTES_MAX),
-            }
         }
     }
 }
@@ -110,6 +101,9 @@ pub(crate) enum Synchronous {
 pub(crate) struct Postgres {
     pub(crate) max_connections: Option<NonZeroU32>,
     pub(crate) session_settings: Option<bool>,
+    pub(crate) acquire_timeout_ms: Option<NonZeroU32>,
+    pub(crate) statement_timeout_ms: Option<NonZeroU32>,
+    pub(crate) lock_timeout_ms: Option<NonZeroU32>,
 }
 
 #[derive(Deserialize, Serialize)]

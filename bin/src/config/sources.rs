@@ -18,7 +18,7 @@ const DEFAULT_FILE: &str = "outrigger.toml";
 const SHARED_VARIABLES: [(&str, &str); 3] =
     [("DATABASE_URL", "database_url"), ("JWT_SECRET", "auth.jwt_secret"), ("RUST_LOG", "log")];
 /// Keys whose values are lists.
-const LISTS: [&str; 3] = ["tables", "auth.keys", "auth.source_claims"];
+const LISTS: [&str; 5] = ["tables", "auth.keys", "auth.source_claims", "cors.origins", "trusted_proxies"];
 const PREFIX: &str = "OUTRIGGER_";
 /// Variables with our prefix that are for the tests.
 const FOR_TESTS: &str = "TEST_";

@@ -6,6 +6,7 @@ use outrigger_application::Materialize;
 use super::*;
 
 mod auth;
+mod edge;
 
 const SECRET: &str = "01234567890123456789012345678901";
 

@@ -144,7 +144,7 @@ fn read<T: DeserializeOwned>(answer: &Response) -> Result<Answer<T>, Error> {
             Ok(Answer::Reset)
         }
         413 => Ok(Answer::TooLarge),
-        429 | 500..=599 => Err(Error::Offline { why: said(failure()), retry_after: answer.retry_after }),
+        408 | 429 | 500..=599 => Err(Error::Offline { why: said(failure()), retry_after: answer.retry_after }),
         _ => Err(Error::Protocol(said(failure()))),
     }
 }

@@ -15,8 +15,20 @@ use crate::BenchError;
 pub(crate) const SECRET: &str = "a secret of benchmarks, long enough to be taken";
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
-/// The tables that a run uploads to.
-pub(crate) const TABLES: &str = "[[tables]]\nname = \"users\"\n";
+/// The tables that a run uploads to. A benchmark asks for more than any user does, and is there to find what bounds a server
+/// that does not say stop.
+pub(crate) const TABLES: &str = "\
+[limits]
+user_requests_per_s = 0
+user_requests_max = 1000000
+user_uploads_max = 1000000
+user_watchers_max = 1000000
+requests_max = 1000000
+watchers_max = 1000000
+
+[[tables]]
+name = \"users\"
+";
 
 /// A running server; killed when dropped.
 pub(crate) struct Server {

@@ -12,7 +12,7 @@ use outrigger_application::{
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
-use outrigger_http::{Admin, Api, router};
+use outrigger_http::{Admin, Admission, Api, Origins, Pace, Readiness, router};
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, JwtOptions};
 use outrigger_memory::MemoryStore;
 use tokio::runtime::{Builder, Runtime};
@@ -77,12 +77,16 @@ impl Server {
             watch: Watch::new(Arc::clone(&sync), Arc::clone(&clock), hub, Drain::default()),
             admin: Admin::new(admin, snapshots.clone(), catalog),
             snapshots,
+            readiness: Readiness::new(Arc::clone(&sync), Drain::default()),
             contacts: Contacts::new(Arc::<MemoryStore>::clone(&store), Arc::clone(&clock)),
             failures: Failures::new(store),
             store: sync,
             authenticator,
             schema_version: 1,
             body_bytes_max: BODY_BYTES_MAX,
+            pace: Pace::default(),
+            admission: Admission::default(),
+            origins: Origins::default(),
             metrics: None,
             demo: None,
         };

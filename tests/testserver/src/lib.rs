@@ -13,7 +13,7 @@ use outrigger_application::{
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, SourceId, Table, TableName, UserId};
-use outrigger_http::{Admin, Api, router, serve};
+use outrigger_http::{Admin, Admission, Api, Origins, Pace, Readiness, Serving, router, serve};
 use outrigger_memory::MemoryStore;
 use outrigger_postgres::{PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
@@ -143,12 +143,16 @@ impl Server {
             watch: Watch::new(Arc::clone(&sync), Arc::clone(&clock), hub, Drain::default()),
             admin: Admin::new(admin, snapshots.clone(), catalog),
             snapshots,
+            readiness: Readiness::new(Arc::clone(&sync), Drain::default()),
             contacts: Contacts::new(Arc::<S>::clone(&store), clock),
             failures: Failures::new(Arc::<S>::clone(&store)),
             store: sync,
             authenticator: Arc::new(Trusting),
             schema_version: 1,
             body_bytes_max: options.body_bytes_max,
+            pace: Pace::default(),
+            admission: Admission::default(),
+            origins: Origins::default(),
             metrics: None,
             demo: None,
         };
@@ -158,7 +162,8 @@ impl Server {
         let stopped = async move {
             let _ = stopped.await;
         };
-        tokio::spawn(serve(listener, router(api), stopped, Duration::ZERO));
+        let serving = Serving { drain_timeout: Duration::ZERO, ..Serving::default() };
+        tokio::spawn(serve(listener, router(api), serving, stopped));
         Self { url, retention: store, _stop: stop, _kept: kept }
     }
 

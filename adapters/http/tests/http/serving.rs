@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use outrigger_application::{StoreError, SyncStore};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{Plan, Snapshot, UserId, Wanted};
-use outrigger_http::Stopped;
+use outrigger_http::{Serving, Stopped};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -15,18 +15,18 @@ use tokio::sync::Semaphore;
 use crate::world::{Setup, send};
 
 /// A store whose pages say when they are asked for, and wait to be let through.
-struct Gate {
-    asked: Semaphore,
-    open: Semaphore,
+pub(crate) struct Gate {
+    pub(crate) asked: Semaphore,
+    pub(crate) open: Semaphore,
 }
 
 impl Gate {
-    fn closed() -> Arc<Self> {
+    pub(crate) fn closed() -> Arc<Self> {
         Arc::new(Self { asked: Semaphore::new(0), open: Semaphore::new(0) })
     }
 }
 
-struct Gated(Arc<Gate>);
+pub(crate) struct Gated(pub(crate) Arc<Gate>);
 
 #[async_trait]
 impl SyncStore for Gated {
@@ -85,7 +85,8 @@ async fn a_running_request_is_answered_before_the_server_stops() {
 #[tokio::test]
 async fn a_request_that_never_ends_does_not_hold_the_server_up() {
     let gate = Gate::closed();
-    let setup = Setup { drain_timeout: Duration::from_millis(50), ..Setup::on(Gated(Arc::clone(&gate))) };
+    let serving = Serving { drain_timeout: Duration::from_millis(50), ..Serving::default() };
+    let setup = Setup { serving, ..Setup::on(Gated(Arc::clone(&gate))) };
     let mut server = setup.start().await;
     let running = tokio::spawn(send(server.get("/sync/download").bearer_auth("alice/phone")));
     gate.asked.acquire().await.unwrap().forget();

@@ -129,6 +129,25 @@ async fn a_server_that_stops_ends_its_watches_and_held_downloads() {
     assert_eq!(server.stopped().await, Stopped::Drained);
 }
 
+#[tokio::test]
+async fn a_watch_that_begins_while_the_server_drains_lasts_until_it_stops() {
+    let setup = Setup::default();
+    let drain = setup.drain.clone();
+    let mut server = setup.start().await;
+    let mut early = Events::open(&server, "alice/phone", "").await;
+    assert_eq!(early.next().await, changes(0));
+    drain.begin();
+    assert_eq!(early.next().await, None, "it has told when to come back");
+    // Who comes back is not sent away at once, again and again.
+    let mut late = Events::open(&server, "alice/phone", "").await;
+    assert_eq!(late.next().await, changes(0));
+    server.changes("alice/tablet", &[&insert(1)]).await;
+    assert_eq!(late.next().await, changes(1));
+    server.stop();
+    assert_eq!(late.next().await, None);
+    assert_eq!(server.stopped().await, Stopped::Drained);
+}
+
 /// The clock stands still but for what is waited for.
 #[tokio::test(start_paused = true)]
 async fn a_quiet_watch_has_a_heartbeat() {

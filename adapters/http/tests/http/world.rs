@@ -13,7 +13,7 @@ use outrigger_application::{
 };
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::{Catalog, Epoch, SourceId, Table, TableName, UserId};
-use outrigger_http::{Admin, Api, Demo, Stopped, router, serve};
+use outrigger_http::{Admin, Admission, Api, Demo, Origins, Pace, Readiness, Serving, Stopped, router, serve};
 use outrigger_memory::MemoryStore;
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::Value;
@@ -88,7 +88,10 @@ pub(crate) struct Setup {
     pub(crate) limits: UploadLimits,
     pub(crate) body_bytes_max: usize,
     pub(crate) demo: bool,
-    pub(crate) drain_timeout: Duration,
+    pub(crate) pace: Pace,
+    pub(crate) admission: Admission,
+    pub(crate) origins: Origins,
+    pub(crate) serving: Serving,
 }
 
 impl Default for Setup {
@@ -105,7 +108,10 @@ impl Default for Setup {
             limits: UploadLimits::default(),
             body_bytes_max: 1024 * 1024,
             demo: false,
-            drain_timeout: Duration::from_secs(60),
+            pace: Pace::default(),
+            admission: Admission::default(),
+            origins: Origins::default(),
+            serving: Serving { drain_timeout: Duration::from_secs(60), ..Serving::default() },
         }
     }
 }
@@ -130,10 +136,14 @@ impl Setup {
             snapshots,
             contacts: Contacts::new(Arc::clone(&self.contacts), Arc::new(Stopwatch)),
             failures: Failures::new(Arc::clone(&self.projection)),
+            readiness: Readiness::new(Arc::clone(&store), self.drain.clone()),
             store,
             authenticator: Arc::new(Trusting),
             schema_version: 7,
             body_bytes_max: self.body_bytes_max,
+            pace: self.pace,
+            admission: self.admission.clone(),
+            origins: self.origins.clone(),
             metrics: None,
             demo: self.demo.then(|| Demo { issuer: Arc::new(Trusting) }),
         }
@@ -159,10 +169,11 @@ impl Setup {
         let shutdown = async move {
             let _ = stopping.await;
             drain.begin();
+            drain.close();
         };
         let api = self.api();
         let contacts = api.contacts.clone();
-        let serving = tokio::spawn(serve(listener, router(api), shutdown, self.drain_timeout));
+        let serving = tokio::spawn(serve(listener, router(api), self.serving, shutdown));
         let client = Client::builder().no_proxy().build().unwrap();
         Server { address: address.to_string(), client, contacts, stop: Some(stop), serving }
     }

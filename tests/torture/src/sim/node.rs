@@ -91,6 +91,8 @@ references = { author_id = \"users\" }
         command.env("OUTRIGGER_RETENTION__TOMBSTONES_AFTER", entries);
         command.env("OUTRIGGER_RETENTION__KEYS_AFTER", keys);
         command.env("OUTRIGGER_RETENTION__EVERY", "1s");
+        // Its users have nothing else to do.
+        command.env("OUTRIGGER_LIMITS__USER_REQUESTS_PER_S", "0");
         command
     }
 
