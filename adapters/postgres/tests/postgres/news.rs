@@ -7,6 +7,7 @@ use outrigger_application::hub::Subscription;
 use outrigger_application::{Hub, News, Notifier};
 use outrigger_domain::ServerSeq;
 use outrigger_postgres::{PostgresNews, PostgresOptions, PostgresStore};
+use sqlx::{Connection, PgConnection};
 use tokio::task::JoinHandle;
 
 use crate::support::{Fixture, apply, insert, user};
@@ -119,6 +120,34 @@ async fn what_nobody_announced_is_found() {
         sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut fixture.sql().await).await.unwrap();
     }
     assert_eq!(heard(&mut subscription, 0).await, 1);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_listen_looks_for_itself() {
+    let fixture = Fixture::new().await;
+    let node = node(&fixture).await;
+    until_they_listen(&fixture, 1).await;
+    let mut subscription = node.hub.subscribe(&user("alice"));
+    let name = fixture.database.url().rsplit('/').next().and_then(|rest| rest.split('?').next()).unwrap().to_owned();
+    // Some connections for what comes, open at once.
+    let of = |name: &str| (user(name), [insert(1, 1)]);
+    let [(bob, of_bob), (carol, of_carol), (dave, of_dave)] = ["bob", "carol", "dave"].map(of);
+    let all = tokio::join!(
+        apply(&node.store, &bob, "phone", of_bob),
+        apply(&node.store, &carol, "phone", of_carol),
+        apply(&node.store, &dave, "phone", of_dave)
+    );
+    assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok());
+    // Nobody may connect any more: what is open stays, and a connection that is lost does not come back.
+    let mut elsewhere = PgConnection::connect(&fixture.database.url().replace(&name, "postgres")).await.unwrap();
+    let close = format!("ALTER DATABASE \"{name}\" ALLOW_CONNECTIONS false");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(close)).execute(&mut elsewhere).await.unwrap();
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND query LIKE 'LISTEN%'";
+    sqlx::query(cut).bind(&name).execute(&mut elsewhere).await.unwrap();
+    for number in 1..=2 {
+        apply(&node.store, &user("alice"), "phone", [insert(number, number as u128)]).await.unwrap();
+        assert_eq!(heard(&mut subscription, number - 1).await, number);
+    }
 }
 
 #[tokio::test]
