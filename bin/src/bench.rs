@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use outrigger_bench::Progress;
+use outrigger_bench::load::{self, Access, LoadBench, Running, Store};
 use outrigger_bench::snapshot::{self, SnapshotBench};
 use outrigger_bench::sweep::{self, SweepBench};
 use outrigger_bench::watch::{self, WatchBench};
 use tempfile::TempDir;
 
-use crate::cli::{BenchCommand, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs};
+use crate::cli::{
+    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, StoreKind,
+};
 use crate::wire::failed;
 use crate::{Outcome, RunError, output};
 
@@ -23,13 +26,60 @@ impl Progress for Spinner {
     }
 }
 
-/// Runs a benchmark and prints what it measured.
-pub(crate) async fn run(command: &BenchCommand) -> Result<Outcome, RunError> {
-    match command {
-        BenchCommand::Watch(args) => run_watch(args).await,
-        BenchCommand::Snapshot(args) => run_snapshot(args).await,
-        BenchCommand::Sweep(args) => run_sweep(args).await,
+/// A bar of as many steps as there turn out to be.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn begin(&self, what: &str) {
+        self.0.set_message(what.to_owned());
     }
+
+    fn steps(&self, steps: u64) {
+        self.0.set_length(steps);
+    }
+
+    fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+/// Runs a benchmark and prints what it measured.
+pub(crate) async fn run(args: &BenchArgs) -> Result<Outcome, RunError> {
+    match &args.command {
+        None => run_load(&args.load).await,
+        Some(BenchCommand::Watch(args)) => run_watch(args).await,
+        Some(BenchCommand::Snapshot(args)) => run_snapshot(args).await,
+        Some(BenchCommand::Sweep(args)) => run_sweep(args).await,
+    }
+}
+
+async fn run_load(args: &BenchLoadArgs) -> Result<Outcome, RunError> {
+    let access = args.token.clone().map(Access::Token).or(args.secret.clone().map(Access::Secret));
+    let server = args.url.clone().zip(access).map(|(url, access)| Running { url, access, process: args.process });
+    let bench = LoadBench {
+        server,
+        store: match args.store {
+            StoreKind::Memory => Store::Memory,
+            StoreKind::Sqlite => Store::Sqlite,
+            StoreKind::Postgres => Store::Postgres,
+        },
+        database_url: args.database_url.clone(),
+        only: args.only.clone(),
+        users: args.users,
+        devices: args.devices,
+        batches: args.batch.clone(),
+        pages: args.page.clone(),
+        rows: args.rows,
+        payload_bytes: args.payload_bytes,
+        time: Duration::from_secs(args.seconds.into()),
+        changes: args.changes,
+        runs: args.runs,
+        floor: !args.no_floor,
+    };
+    let bar = Bar(output::bar(0));
+    let report = load::run(&bench, &bar).await.map_err(stopped)?;
+    bar.0.finish_and_clear();
+    print(if args.json { serde_json::to_string(&report).ok() } else { None }, report.table())
 }
 
 async fn run_watch(args: &BenchWatchArgs) -> Result<Outcome, RunError> {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod inspect;
 mod users;
 
@@ -11,6 +12,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use outrigger_application::ports::projection::FailureFilter;
 use outrigger_domain::{SourceId, TableName, UserId};
 use serde::Serialize;
+
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, StoreKind,
+};
 
 use crate::config::Age;
 use crate::rebuild::Cursor;
@@ -120,9 +125,8 @@ pub(crate) enum Command {
     /// Tell devices to start again from a snapshot, after the database was restored from a backup.
     #[command(name = "restore-mark", after_help = RESTORING)]
     RestoreMark(RestoreMarkArgs),
-    /// Measure what the server does on this machine.
-    #[command(subcommand)]
-    Bench(BenchCommand),
+    /// Measure what the server does on this machine, next to what its database could do at all.
+    Bench(BenchArgs),
     /// Print a script that completes commands and flags in a shell.
     #[command(after_help = inspect::COMPLETING)]
     Completions(CompletionsArgs),
@@ -264,77 +268,6 @@ pub(crate) struct RestoreMarkArgs {
     pub(crate) skip: u32,
     #[command(flatten)]
     flags: Flags,
-}
-
-/// What is measured.
-#[derive(Subcommand)]
-pub(crate) enum BenchCommand {
-    /// How soon devices hear of a change, and what it costs that they listen.
-    Watch(BenchWatchArgs),
-    /// How long the first sync of a new device takes, next to COPY of the same rows.
-    Snapshot(BenchSnapshotArgs),
-    /// How long uploads take while the log of their user is cleared.
-    Sweep(BenchSweepArgs),
-}
-
-/// The flags of `bench snapshot`.
-#[derive(Args)]
-pub(crate) struct BenchSnapshotArgs {
-    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
-    #[arg(long, value_name = "URL")]
-    pub(crate) database_url: Option<String>,
-    /// Rows of the user
-    #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) rows: u32,
-    /// Bytes of each row's payload
-    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(32..=100_000))]
-    pub(crate) payload_bytes: u32,
-    /// Rounds, of which the fastest counts
-    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub(crate) rounds: u32,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// The flags of `bench sweep`.
-#[derive(Args)]
-pub(crate) struct BenchSweepArgs {
-    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
-    #[arg(long, value_name = "URL")]
-    pub(crate) database_url: Option<String>,
-    /// Rows of the user, each with three entries to be cleared
-    #[arg(long, value_name = "NUMBER", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1_000..=1_000_000))]
-    pub(crate) rows: u32,
-    /// Bytes of each payload
-    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(32..=100_000))]
-    pub(crate) payload_bytes: u32,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// The flags of `bench watch`.
-#[derive(Args)]
-pub(crate) struct BenchWatchArgs {
-    /// postgres://… or sqlite://PATH of an empty database [default: a SQLite file in a temporary folder]
-    #[arg(long, value_name = "URL")]
-    pub(crate) database_url: Option<String>,
-    /// Changes whose way to a watcher is timed
-    #[arg(long, value_name = "NUMBER", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) changes: u32,
-    /// Watchers of one user that are woken at once
-    #[arg(long, value_name = "NUMBER", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
-    pub(crate) crowd: u32,
-    /// Watchers that nothing happens to; every one is an open file of both the server and this program
-    #[arg(long, value_name = "NUMBER", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=25_000))]
-    pub(crate) idle: u32,
-    /// Seconds in which nothing happens to them
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3_600))]
-    pub(crate) seconds: u32,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// The flags of every command; each but the first is a key of the configuration of the same name.

@@ -1,5 +1,6 @@
 //! The finished binary as an operator meets it: started as a process, told to stop, killed, set up wrongly.
 
+mod bench;
 mod commands;
 mod configuration;
 mod demo;

@@ -24,7 +24,7 @@ const DOMAIN_USES: [&str; 7] = ["base64", "jiff", "serde", "serde_json", "sha2",
 /// that may know of it. Whatever else uses it does so in its tests only.
 const OWNED: [(&str, &[&str]); 10] = [
     ("sqlx", &["outrigger-postgres"]),
-    ("rusqlite", &["outrigger-sqlite", CLIENT]),
+    ("rusqlite", &["outrigger-sqlite", CLIENT, "outrigger-bench"]),
     ("jsonwebtoken", &["outrigger-jwt"]),
     ("axum", &["outrigger-http"]),
     ("tower", &["outrigger-http"]),
@@ -69,8 +69,10 @@ fn inner_edge(package: &Package, dependency: &Dependency) -> Option<String> {
         "outrigger" => {
             [ADAPTERS.as_slice(), &["outrigger-domain", "outrigger-application", "outrigger-bench"]].concat()
         }
-        // Signs tokens for the servers that it starts.
-        "outrigger-bench" => vec!["outrigger-domain", "outrigger-application", "outrigger-jwt"],
+        // Signs tokens for the servers that it starts, and starts their database.
+        "outrigger-bench" => {
+            vec!["outrigger-domain", "outrigger-application", "outrigger-jwt", "outrigger-testkit"]
+        }
         _ if ADAPTERS.contains(&from) => vec!["outrigger-domain", "outrigger-application"],
         _ => return Some("the crate is not in the tables of the architecture test".into()),
     };
@@ -135,7 +137,7 @@ mod tests {
             ("outrigger-http", "outrigger-jwt", false, "it may use"),
             ("outrigger-http", "outrigger-sqlite", true, "it may use"),
             ("outrigger-sqlite", "outrigger-testkit", false, "it may use"),
-            ("outrigger", "rusqlite", false, "only outrigger-sqlite and outrigger-client may"),
+            ("outrigger", "rusqlite", false, "only outrigger-sqlite and outrigger-client and outrigger-bench may"),
             ("outrigger-client", "outrigger-domain", false, "it may use []"),
         ] {
             let mut workspace = workspace();

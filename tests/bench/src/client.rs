@@ -1,5 +1,7 @@
 //! One device: one connection that stays open, and nothing done twice.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,14 +13,14 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::BenchError;
+use crate::wire::Counted;
 
 /// A connection of one device.
 pub(crate) struct Client {
     sender: SendRequest<Full<Bytes>>,
     host: String,
     authorization: String,
-    /// Bytes of the bodies sent and received.
-    pub(crate) bytes: u64,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -26,16 +28,21 @@ impl Client {
     pub(crate) async fn connect(address: &str, token: &str) -> Result<Self, BenchError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        let (stream, bytes) = Counted::new(stream);
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             // How it ends is told to the request that is under way.
             let _ = connection.await;
         });
-        Ok(Self { sender, host: address.to_owned(), authorization: format!("Bearer {token}"), bytes: 0 })
+        Ok(Self { sender, host: address.to_owned(), authorization: format!("Bearer {token}"), bytes })
+    }
+
+    /// Bytes sent and received so far, heads included.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     async fn send(&mut self, method: &str, path: &str, body: Bytes) -> Result<Response<Incoming>, BenchError> {
-        self.bytes += body.len() as u64;
         let mut request = Request::builder().method(method).uri(path).header("host", &self.host);
         request = request.header("authorization", &self.authorization);
         if !body.is_empty() {
@@ -54,9 +61,7 @@ impl Client {
     /// An answer as a whole.
     pub(crate) async fn call(&mut self, method: &str, path: &str, body: Bytes) -> Result<Bytes, BenchError> {
         let response = self.send(method, path, body).await?;
-        let answer = response.into_body().collect().await?.to_bytes();
-        self.bytes += answer.len() as u64;
-        Ok(answer)
+        Ok(response.into_body().collect().await?.to_bytes())
     }
 
     /// A stream of lines that is read and dropped: its bytes, and its last ones.

@@ -1,11 +1,14 @@
 //! Measures a server from outside: over HTTP, as devices use it, on servers that it starts itself.
 
 mod client;
+pub mod load;
+mod postgres;
 mod server;
 pub mod snapshot;
 mod stats;
 pub mod sweep;
 pub mod watch;
+mod wire;
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,9 @@ pub enum BenchError {
     /// The connection failed.
     #[error(transparent)]
     Http(#[from] hyper::Error),
+    /// SQLite failed.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
     /// A file, a process or a socket failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -34,4 +40,10 @@ impl BenchError {
 pub trait Progress: Sync {
     /// Something else is measured from now on.
     fn begin(&self, what: &str);
+
+    /// How many steps there are.
+    fn steps(&self, _steps: u64) {}
+
+    /// Another one is done.
+    fn step(&self) {}
 }

@@ -70,6 +70,11 @@ impl Server {
         Ok(self.issuer.issue(&user, &source, TOKEN_TTL))
     }
 
+    /// The id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has cost so far.
     pub(crate) fn cost(&self) -> Cost {
         Cost::of(self.child.id())
@@ -110,17 +115,39 @@ impl Cost {
     pub(crate) fn cpu_of_siblings(pid: u32) -> Duration {
         let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let Some(parent) = field(&stat(pid), 1) else { return Duration::ZERO };
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-        let running = children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(|pid| cpu(&stat(pid)));
+        let running = children(parent).map(|pid| cpu(&stat(pid)));
         let line = stat(parent as u32);
         let ended = [13, 14].map(|at| field(&line, at).unwrap_or(0)).iter().sum::<u64>();
         running.sum::<Duration>() + cpu(&line) + Duration::from_millis(10 * ended)
+    }
+
+    /// How many processes a process's parent has started that have not ended.
+    pub(crate) fn siblings(pid: u32) -> usize {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        field(&stat, 1).map_or(0, |parent| children(parent).count())
+    }
+
+    /// The name of a process's program; empty if there is none.
+    pub(crate) fn name(pid: u32) -> String {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default()
+    }
+
+    /// Has the process's peak of memory count from now on, where the system lets us.
+    pub(crate) fn forget_peak(pid: u32) {
+        // The peak is then that of the whole life, which is no less.
+        let _ = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
     }
 
     /// The same without what was used before.
     pub(crate) fn since(self, before: Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(before.cpu), ..self }
     }
+}
+
+fn children(parent: u64) -> impl Iterator<Item = u32> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
+    let pids: Vec<u32> = list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+    pids.into_iter()
 }
 
 /// User and system time of a line of /proc/PID/stat, in its unit of a hundredth of a second.

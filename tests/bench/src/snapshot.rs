@@ -1,13 +1,13 @@
 //! `outrigger bench snapshot`: how long the first sync of a new device takes, next to COPY of the same rows.
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::client::Client;
-use crate::server::{Cost, Server};
+use crate::postgres::Database;
+use crate::server::Server;
 use crate::{BenchError, Progress};
 
 /// Changes in one upload.
@@ -86,7 +86,7 @@ pub async fn run(bench: &SnapshotBench, progress: &dyn Progress) -> Result<Snaps
     fill(&Server::start(folder.path(), &bench.database_url)?, bench).await?;
     // Another server than the one that was filled: its memory tells what the snapshots take.
     let server = Server::start(folder.path(), &bench.database_url)?;
-    let database = bench.database_url.starts_with("postgres").then(|| Database { url: &bench.database_url });
+    let database = Database::of(&bench.database_url)?;
     if let Some(database) = &database {
         database.ask("VACUUM ANALYZE")?;
     }
@@ -98,8 +98,8 @@ pub async fn run(bench: &SnapshotBench, progress: &dyn Progress) -> Result<Snaps
     progress.begin("COPY");
     let (copy, copy_in_order) = match &database {
         Some(database) => (
-            Some(fastest(bench, async || database.copy(COPY)).await?),
-            Some(fastest(bench, async || database.copy(COPY_IN_ORDER)).await?),
+            Some(fastest(bench, async || copy(database, COPY)).await?),
+            Some(fastest(bench, async || copy(database, COPY_IN_ORDER)).await?),
         ),
         None => (None, None),
     };
@@ -154,11 +154,11 @@ fn change(number: u32, payload_bytes: u32) -> String {
 
 async fn streamed(
     server: &Server,
-    database: Option<&Database<'_>>,
+    database: Option<&Database>,
     encoding: Option<&'static str>,
 ) -> Result<Run, BenchError> {
     let mut tablet = Client::connect(&server.address, &server.token("big", "tablet")?).await?;
-    let spent = || server.cost().cpu + database.map_or(Duration::ZERO, Database::cpu);
+    let spent = || server.cost().cpu + database.and_then(Database::cpu).unwrap_or_default();
     let (cpu, began) = (spent(), Instant::now());
     let (bytes, end) = tablet.lines("/sync/snapshot", encoding).await?;
     let wall = began.elapsed();
@@ -180,35 +180,11 @@ const COPY_IN_ORDER: &str = "COPY (SELECT s.schema_name, s.table_name, s.pk_uuid
      FROM sync.sync_state s JOIN sync.sync_row_meta m USING (user_id, schema_name, table_name, pk_uuid) \
      WHERE user_id = 'big' ORDER BY s.schema_name, s.table_name, s.pk_uuid) TO STDOUT";
 
-/// A database in Postgres, asked by `psql`.
-struct Database<'a> {
-    url: &'a str,
-}
-
-impl Database<'_> {
-    fn ask(&self, sql: &str) -> Result<Vec<u8>, BenchError> {
-        let psql = |error| BenchError::Refused(format!("psql cannot be run: {error}"));
-        let output = Command::new("psql").args(["-XAtq", "-c", sql, self.url]).stdin(Stdio::null()).output();
-        let output = output.map_err(psql)?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        Err(BenchError::Refused(format!("psql: {}", String::from_utf8_lossy(&output.stderr))))
-    }
-
-    fn copy(&self, sql: &str) -> Result<Run, BenchError> {
-        let (cpu, began) = (self.cpu(), Instant::now());
-        let bytes = self.ask(sql)?.len() as u64;
-        let wall = began.elapsed();
-        Ok(Run::new(wall, self.cpu().saturating_sub(cpu), bytes))
-    }
-
-    /// What all processes of the database server have used, those that have ended included. Zero if it runs elsewhere.
-    fn cpu(&self) -> Duration {
-        let Ok(answer) = self.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'") else {
-            return Duration::ZERO;
-        };
-        let child = String::from_utf8_lossy(&answer).trim().parse();
-        child.map_or(Duration::ZERO, Cost::cpu_of_siblings)
-    }
+fn copy(database: &Database, sql: &str) -> Result<Run, BenchError> {
+    let spent = || database.cpu().unwrap_or_default();
+    let (cpu, began, processes) = (spent(), Instant::now(), database.processes());
+    let bytes = database.read(sql)?;
+    let wall = began.elapsed();
+    database.settle(processes);
+    Ok(Run::new(wall, spent().saturating_sub(cpu), bytes))
 }

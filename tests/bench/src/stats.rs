@@ -24,6 +24,17 @@ impl Times {
     }
 }
 
+/// The middle one, or that between the two in the middle. Zero of none.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        odd if odd % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -34,5 +45,12 @@ mod tests {
         assert_eq!((times.p50_ms, times.p99_ms, times.max_ms), (100.0, 198.0, 200.0));
         assert_eq!(Times::of(vec![Duration::from_millis(3)]).p50_ms, 3.0);
         assert_eq!(Times::of(Vec::new()), Times::default());
+    }
+
+    #[test]
+    fn a_median_stands_in_the_middle() {
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![1.0, 4.0]), 2.5);
+        assert_eq!(median(Vec::new()), 0.0);
     }
 }

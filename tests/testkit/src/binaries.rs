@@ -9,6 +9,11 @@ const PROGRAMS: [&str; 3] = ["initdb", "pg_ctl", "postgres"];
 const ADVICE: &str = "install Postgres (on Debian: apt-get install postgresql) \
                       or set OUTRIGGER_TEST_POSTGRES_URL to a server whose role may create databases and roles";
 
+/// Where a program of the installed Postgres is, such as `pgbench`. None if it is not installed.
+pub fn postgres_program(name: &str) -> Option<PathBuf> {
+    candidates().into_iter().map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
 /// Where the programs are, and who runs them.
 pub(crate) struct Binaries {
     folder: PathBuf,

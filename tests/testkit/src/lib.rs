@@ -15,5 +15,6 @@ mod server;
 mod shared;
 mod watcher;
 
+pub use binaries::postgres_program;
 pub use cluster::{Cluster, Settings};
 pub use database::{TestDatabase, postgres_database};
