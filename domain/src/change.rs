@@ -93,13 +93,13 @@ pub struct Payload(Arc<Inner>);
 struct Inner {
     /// Computed when it is first asked for: most payloads are never compared.
     digest: OnceLock<[u8; 32]>,
-    raw: Box<RawValue>,
+    text: Box<str>,
 }
 
 impl Payload {
     /// Takes a JSON object; None if the value is none.
     pub fn new(raw: Box<RawValue>) -> Option<Self> {
-        raw.get().starts_with('{').then(|| Self(Arc::new(Inner { digest: OnceLock::new(), raw })))
+        Self::from_json(raw.into())
     }
 
     /// Takes a JSON object that a store kept as text; None if it is none.
@@ -107,14 +107,19 @@ impl Payload {
         RawValue::from_string(text).ok().and_then(Self::new)
     }
 
+    /// Takes a JSON object from a store that has seen to it that it keeps JSON; None if it is of another kind.
+    pub fn from_json(text: Box<str>) -> Option<Self> {
+        text.starts_with('{').then(|| Self(Arc::new(Inner { digest: OnceLock::new(), text })))
+    }
+
     /// The object as it came.
     pub fn as_raw(&self) -> &RawValue {
-        &self.0.raw
+        serde_json::from_str(&self.0.text).unwrap_or(RawValue::NULL)
     }
 
     /// The object's text as it came.
     pub fn as_str(&self) -> &str {
-        self.0.raw.get()
+        &self.0.text
     }
 
     /// SHA-256 of the object's [canonical form](json::canonical): equal for all texts of one value.

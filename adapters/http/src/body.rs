@@ -57,9 +57,14 @@ impl FromRequest<Api> for OptionalJson {
 pub(crate) fn json(body: &impl Serialize, bytes: usize) -> Response {
     let mut text = Vec::with_capacity(bytes);
     match serde_json::to_writer(&mut text, body) {
-        Ok(()) => ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], text).into_response(),
+        Ok(()) => json_text(text),
         Err(error) => ApiError::internal(error).into_response(),
     }
+}
+
+/// Answers 200 with JSON that is written already.
+pub(crate) fn json_text(text: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, JSON), (CACHE_CONTROL, NO_STORE)], text).into_response()
 }
 
 /// Answers 200 with JSON that is sent piece by piece, as it is made.

@@ -5,15 +5,14 @@ use std::time::Duration;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use outrigger_domain::limits::{PAGE_CHANGES_DEFAULT, PAGE_CHANGES_MAX};
-use outrigger_domain::stream::StreamChange;
-use outrigger_domain::window::{Page, PageQuery};
+use outrigger_domain::window::PageQuery;
 use outrigger_domain::{Epoch, ServerSeq, SourceId};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::Api;
 use crate::admission::Place;
-use crate::body::json;
+use crate::body::json_text;
 use crate::error::ApiError;
 use crate::extract::Authenticated;
 use crate::openapi::{DownloadErrors, SourceHeader};
@@ -22,8 +21,6 @@ use crate::wire::DownloadResponse;
 
 /// Seconds that a download may be held.
 const WAIT_S_MAX: u64 = 60;
-/// About the bytes of one change in an answer, but for its payload.
-const CHANGE_BYTES: usize = 320;
 
 /// Which part of the stream is asked for. Parameters that are not listed here are ignored.
 #[derive(Debug, PartialEq, IntoParams)]
@@ -96,7 +93,7 @@ pub(crate) async fn download(
             page
         }
     };
-    Ok(json(&DownloadResponse::from(&page), bytes(&page)))
+    Ok(json_text(DownloadResponse::from(&page).to_json()))
 }
 
 impl DownloadParams {
@@ -122,9 +119,4 @@ impl DownloadParams {
             epoch: self.epoch.map(Epoch),
         }
     }
-}
-
-fn bytes(page: &Page) -> usize {
-    let payload = |change: &StreamChange| change.payload.as_ref().map_or(0, |payload| payload.as_str().len());
-    64 + page.changes.iter().map(|change| CHANGE_BYTES + payload(change)).sum::<usize>()
 }

@@ -3,15 +3,13 @@
 //! Everything is borrowed: from the request's text on the way in, from the domain's values on the way out. Payloads
 //! are spliced in and out as the text they are.
 
+mod page;
 mod snapshot;
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::stream::StreamChange;
-use outrigger_domain::window::Page;
 use outrigger_domain::{Decision, RawChange, Reason, Refusal, Reset, RowKey, ServerRow, StreamHead};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,6 +17,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
+pub(crate) use page::*;
 pub(crate) use snapshot::*;
 
 use crate::upload::Changes;
@@ -241,76 +240,6 @@ pub(crate) struct Details {
 impl Details {
     fn of(missing: &[RowKey]) -> Self {
         Self { missing: missing.iter().map(RowKey::to_string).collect() }
-    }
-}
-
-/// One page of the user's stream.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct DownloadResponse<'a> {
-    /// In ascending order of `server_id`.
-    changes: Vec<DownloadChange<'a>>,
-    /// Whether more of the window is to be had.
-    has_more: bool,
-    /// The `after` of the next request.
-    next_after: i64,
-    /// Where the window ends; the `until` that keeps it there.
-    window_until: i64,
-    /// The life of the stream that its numbers are of.
-    epoch: Uuid,
-}
-
-impl<'a> From<&'a Page> for DownloadResponse<'a> {
-    fn from(page: &'a Page) -> Self {
-        Self {
-            changes: page.changes.iter().map(DownloadChange::from).collect(),
-            has_more: page.has_more,
-            next_after: page.next_after.0,
-            window_until: page.window_until.0,
-            epoch: page.epoch.0,
-        }
-    }
-}
-
-/// An applied change.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct DownloadChange<'a> {
-    /// Its place in the user's stream.
-    server_id: i64,
-    schema: &'a str,
-    table: &'a str,
-    #[schema(schema_with = ops)]
-    op: &'static str,
-    pk: Uuid,
-    /// The row as it was uploaded; null for a DELETE.
-    #[schema(value_type = Option<Object>, required = true)]
-    payload: Option<&'a RawValue>,
-    /// The row's version after it.
-    server_version: i64,
-    /// Whether it is a DELETE.
-    deleted: bool,
-    /// The source that made it.
-    source_id: &'a str,
-    source_change_id: i64,
-    /// When the server applied it, in UTC.
-    #[schema(value_type = String, format = DateTime, example = "2025-08-08T07:01:00.123456Z")]
-    ts: Timestamp,
-}
-
-impl<'a> From<&'a StreamChange> for DownloadChange<'a> {
-    fn from(change: &'a StreamChange) -> Self {
-        Self {
-            server_id: change.server_id.0,
-            schema: change.row.table.schema(),
-            table: change.row.table.table(),
-            op: change.op.as_str(),
-            pk: change.row.pk,
-            payload: change.payload.as_ref().map(|payload| payload.as_raw()),
-            server_version: change.version.0,
-            deleted: change.payload.is_none(),
-            source_id: change.source.as_str(),
-            source_change_id: change.source_change_id.0,
-            ts: change.at,
-        }
     }
 }
 
