@@ -1,7 +1,7 @@
 //! The statements that write one plan.
 
 use outrigger_application::ports::store::StoreError;
-use outrigger_domain::{Plan, UserId};
+use outrigger_domain::{Plan, TableName, UserId};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -10,11 +10,18 @@ use crate::error::Failure;
 
 /// Writes the plan, or fails with [`StoreError::Contention`] before anything is written. After any other
 /// failure the transaction holds part of the plan and must be rolled back.
-pub(crate) fn write(tx: &Connection, user: &UserId, plan: &Plan) -> Result<(), Failure> {
+///
+/// New rows of the tables that `projects` names are noted as projected: the same transaction does so, or is rolled back.
+pub(crate) fn write(
+    tx: &Connection,
+    user: &UserId,
+    plan: &Plan,
+    projects: impl Fn(&TableName) -> bool,
+) -> Result<(), Failure> {
     let at = format!("{:.6}", plan.at);
     advance(tx, user, plan)?;
     append(tx, user, plan, &at)?;
-    put_rows(tx, user, plan, &at)
+    put_rows(tx, user, plan, (&at, projects))
 }
 
 /// Moves the end of the stream: the compare and swap on which all of a user's order rests.
@@ -54,10 +61,15 @@ fn append(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), F
     Ok(())
 }
 
-fn put_rows(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+fn put_rows(
+    tx: &Connection,
+    user: &UserId,
+    plan: &Plan,
+    (at, projects): (&str, impl Fn(&TableName) -> bool),
+) -> Result<(), Failure> {
     let mut insert_meta = tx.prepare_cached(
-        "INSERT INTO sync_row_meta (user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO sync_row_meta (user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at, \
+         projected) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     let mut update_meta = tx.prepare_cached(
         "UPDATE sync_row_meta SET server_version = ?5, deleted = ?6, updated_at = ?7 WHERE user_id = ?1 \
@@ -76,8 +88,13 @@ fn put_rows(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(),
         let mut buffer = buffer();
         let (user, schema, name) = (user.as_str(), table.schema(), table.table());
         let pk = text(entry.change.row.pk, &mut buffer);
-        let put_meta = if effect.known { &mut update_meta } else { &mut insert_meta };
-        let put = put_meta.execute(params![user, schema, name, pk, entry.version.0, payload.is_none(), at])?;
+        let (version, deleted) = (entry.version.0, payload.is_none());
+        let put = if effect.known {
+            update_meta.execute(params![user, schema, name, pk, version, deleted, at])?
+        } else {
+            let projected = !deleted && projects(table);
+            insert_meta.execute(params![user, schema, name, pk, version, deleted, at, projected])?
+        };
         if put != 1 {
             let seq = entry.server_id;
             return Err(Failure::corrupt(format_args!("change {seq} is of a row whose version is not as planned")));

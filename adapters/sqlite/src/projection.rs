@@ -29,7 +29,7 @@ mod values;
 mod waiting;
 
 use deadline::Deadline;
-pub(crate) use rows::{Commit, Listed, Row, Task};
+pub(crate) use rows::{Commit, Listed, Mode, Row, Task};
 use shape::{Found, Shape};
 use waiting::Waiting;
 

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Failure, store_error};
-use crate::projection::{Commit, Projection, Task, careful};
+use crate::projection::{Commit, Mode, Projection, Task, careful};
 use crate::transaction::Transaction;
 
 /// Plans that wait for the writer, at the most. More callers wait for a place.
@@ -189,7 +189,7 @@ fn try_round(
     let mut answers = Vec::with_capacity(round.len());
     for job in round {
         let task = job.task();
-        match task.write(tx.connection, projection) {
+        match task.write(tx.connection, projection, Mode::Whole) {
             Ok(rows) if rows.is_empty() => answers.push(Ok(())),
             Ok(rows) => {
                 let mut budget = projection.timeout();

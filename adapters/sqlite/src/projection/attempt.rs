@@ -9,7 +9,7 @@ use outrigger_domain::TableName;
 use rusqlite::Connection;
 
 use super::careful::{Outcome, Tries, is_constraint};
-use super::{Projection, Row, TIMED_OUT, Task, declarative, failures, refusal, rows};
+use super::{Mode, Projection, Row, TIMED_OUT, Task, declarative, failures, refusal, rows};
 use crate::error::Failure;
 use crate::transaction::Transaction;
 
@@ -45,7 +45,7 @@ impl Attempt<'_, '_> {
         let is_late = *wasted > projection.timeout / 4;
         let tx = Transaction::begin(connection)?;
         projection.prepare(tx.connection)?;
-        let rows = task.write(tx.connection, projection)?;
+        let rows = task.write(tx.connection, projection, Mode::InParts)?;
         let mut attempt = Attempt { tx, projection, task, rows, budget, errors: given_up.clone() };
         if let Err((group, error)) = attempt.groups()? {
             given_up.extend(attempt.as_bad(&group).filter(|_| is_late).map(|row| (row, TIMED_OUT.into())));

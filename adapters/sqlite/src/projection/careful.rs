@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode};
 
 use super::attempt::Attempt;
-use super::{Projection, Row, Task, rows};
+use super::{Mode, Projection, Row, Task, rows};
 use crate::error::Failure;
 use crate::transaction::Transaction;
 
@@ -61,7 +61,7 @@ fn try_whole(
 ) -> Result<Option<Outcome>, Failure> {
     let tx = Transaction::begin(connection)?;
     projection.prepare(tx.connection)?;
-    let rows = task.write(tx.connection, projection)?;
+    let rows = task.write(tx.connection, projection, Mode::Whole)?;
     if !rows.is_empty() {
         match projection.whole_within(tx.connection, task, &rows, budget) {
             Err(Unprojected::Refused) => return Ok(None),

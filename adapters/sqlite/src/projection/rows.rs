@@ -20,6 +20,17 @@ pub(crate) struct Row {
     pub(crate) op: OpKind,
     pub(crate) payload: Option<Payload>,
     pub(crate) ours: bool,
+    /// Whether the sidecar says already that it is projected.
+    pub(crate) marked: bool,
+}
+
+/// How the rows of a task are projected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// All of them, or the transaction is rolled back.
+    Whole,
+    /// Those that can be.
+    InParts,
 }
 
 impl Row {
@@ -34,7 +45,7 @@ pub(crate) trait Task {
     /// When a failure counts as seen first.
     fn at(&self) -> Timestamp;
     /// Writes the sidecar, and gives the rows that are to be projected: the same ones each time.
-    fn write(&self, tx: &Connection, projection: &Projection) -> Result<Vec<Row>, Failure>;
+    fn write(&self, tx: &Connection, projection: &Projection, mode: Mode) -> Result<Vec<Row>, Failure>;
     /// The rows that stand or fall together, parents before children.
     fn groups(&self, rows: &[Row]) -> Vec<Vec<usize>>;
     /// The failure that is tried again.
@@ -56,8 +67,8 @@ impl Task for Commit<'_> {
         self.plan.at
     }
 
-    fn write(&self, tx: &Connection, projection: &Projection) -> Result<Vec<Row>, Failure> {
-        commit::write(tx, self.user, self.plan)?;
+    fn write(&self, tx: &Connection, projection: &Projection, mode: Mode) -> Result<Vec<Row>, Failure> {
+        commit::write(tx, self.user, self.plan, |table| mode == Mode::Whole && projection.covers(table))?;
         let mut rows = Vec::new();
         for effect in &self.plan.rows {
             let entry = &self.plan.log[effect.entry];
@@ -65,7 +76,8 @@ impl Task for Commit<'_> {
             if projection.covers(&key.table) {
                 let ours = effect.known && is_ours(tx, self.user, key)?;
                 let (op, payload) = (entry.change.op.kind(), entry.change.op.payload().cloned());
-                rows.push(Row { key: key.clone(), version: entry.version, op, payload, ours });
+                let marked = mode == Mode::Whole && !effect.known && payload.is_some();
+                rows.push(Row { key: key.clone(), version: entry.version, op, payload, ours, marked });
             }
         }
         Ok(rows)
@@ -104,7 +116,7 @@ impl Task for Listed {
         self.at
     }
 
-    fn write(&self, tx: &Connection, _projection: &Projection) -> Result<Vec<Row>, Failure> {
+    fn write(&self, tx: &Connection, _projection: &Projection, _mode: Mode) -> Result<Vec<Row>, Failure> {
         self.keys.iter().filter_map(|key| current(tx, &self.user, key).transpose()).collect()
     }
 
@@ -138,7 +150,7 @@ fn current(tx: &Connection, user: &UserId, key: &RowKey) -> Result<Option<Row>, 
         (false, 1) => OpKind::Insert,
         (false, _) => OpKind::Update,
     };
-    Ok(Some(Row { key: key.clone(), version: RowVersion(version), op, payload, ours }))
+    Ok(Some(Row { key: key.clone(), version: RowVersion(version), op, payload, ours, marked: false }))
 }
 
 fn is_ours(tx: &Connection, user: &UserId, key: &RowKey) -> Result<bool, Failure> {
@@ -156,7 +168,7 @@ pub(super) fn mark(tx: &Connection, user: &UserId, rows: &[Row]) -> Result<(), F
         "UPDATE sync_row_meta SET projected = ?5 WHERE user_id = ?1 AND schema_name = ?2 AND table_name = ?3 \
          AND pk_uuid = ?4",
     )?;
-    for row in rows.iter().filter(|row| row.ours != row.payload.is_some()) {
+    for row in rows.iter().filter(|row| !row.marked && row.ours != row.payload.is_some()) {
         let (table, mut buffer) = (&row.key.table, buffer());
         let pk = text(row.key.pk, &mut buffer);
         statement.execute(params![user.as_str(), table.schema(), table.table(), pk, row.payload.is_some()])?;
