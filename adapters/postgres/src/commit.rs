@@ -1,6 +1,5 @@
 //! Writes a plan, or nothing.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -14,9 +13,9 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::PostgresStore;
 use crate::error::{self, from_commit, from_sqlx};
 use crate::projection::careful::{Careful, TIMED_OUT};
-use crate::projection::shape::Shape;
-use crate::projection::values::{self, NetChange, Values};
-use crate::projection::{Targets, failures, sql};
+use crate::projection::parts::{self, Part};
+use crate::projection::values::{self, NetChange};
+use crate::projection::{Targets, failures};
 use crate::session;
 use crate::timestamp::TimestampTz;
 
@@ -32,7 +31,8 @@ use crate::timestamp::TimestampTz;
 ///
 /// `entry` carries the user, so that the joins on it can only look up whole keys: with a constant, the
 /// planner may prefer to read all rows of the user. `known` is null for an entry that a later one of the same
-/// row supersedes.
+/// row supersedes. Only where a row is known there may be a state, and a look whether there is one costs as much as
+/// to write it.
 const WRITES: &str = "
 WITH moved AS (
     UPDATE sync.user_stream SET last_server_id = $3
@@ -81,7 +81,11 @@ WITH moved AS (
 ), stored AS (
     INSERT INTO sync.sync_state (user_id, schema_name, table_name, pk_uuid, payload)
     SELECT user_id, schema_name, table_name, pk_uuid, payload
-    FROM entry WHERE known IS NOT NULL AND op <> 'DELETE'
+    FROM entry WHERE NOT known AND op <> 'DELETE'
+), replaced AS (
+    INSERT INTO sync.sync_state (user_id, schema_name, table_name, pk_uuid, payload)
+    SELECT user_id, schema_name, table_name, pk_uuid, payload
+    FROM entry WHERE known AND op <> 'DELETE'
     ON CONFLICT (user_id, schema_name, table_name, pk_uuid) DO UPDATE SET payload = excluded.payload
 ), cleared AS (
     DELETE FROM sync.sync_state s USING entry e
@@ -91,10 +95,11 @@ WITH moved AS (
 const ANSWER: &str = "
 SELECT (SELECT count(*) FROM turn),
        1 / ((SELECT count(*) FROM changed) = (SELECT count(*) FROM entry WHERE known))::int4";
-/// The rows that the statement projects have no failures any more.
+/// The rows that the statement projects have no failures any more. Most users have none at all, which is asked once.
 const CURED: &str = ", cured AS (
     DELETE FROM sync.materialize_failures f USING entry e
-    WHERE e.projected IS NOT NULL AND f.user_id = e.user_id AND f.schema_name = e.schema_name
+    WHERE (SELECT EXISTS (SELECT FROM sync.materialize_failures a WHERE a.user_id = $1))
+      AND e.projected IS NOT NULL AND f.user_id = e.user_id AND f.schema_name = e.schema_name
       AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
 )";
 static COMMIT: LazyLock<Arc<str>> = LazyLock::new(|| format!("{WRITES}{ANSWER}").into());
@@ -159,21 +164,16 @@ async fn commit_whole(
     (plan, rows, targets): (&Plan, &[NetChange<'_>], &Targets),
 ) -> Result<Whole, StoreError> {
     let refused = Whole::Refused { timed_out: false };
-    let mut tables: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>> = BTreeMap::new();
-    for row in rows.iter().filter(|row| store.projection.projects(targets, &row.key.table)) {
-        let table = &row.key.table;
-        let shape =
-            targets.shape(table).ok().filter(|shape| !shape.deferred && store.projection.custom(table).is_none());
-        let Some(values) = shape.and_then(|shape| values::of(shape, *row).ok()) else { return Ok(refused) };
-        tables.entry(table).or_default().push((*row, values));
-    }
-    let names: Vec<&TableName> = tables.keys().copied().collect();
-    let Ok(text) = targets.statement(&names, true, whole_text) else { return Ok(refused) };
-    let mut statement = statement(text, user, (plan, Some(&names)));
-    for (table, rows) in tables {
-        let Ok(shape) = targets.shape(table) else { return Ok(refused) };
-        statement = values::bind(statement, shape, rows);
-    }
+    let Some(mut parts) = parts::sorted(&store.projection, targets, rows) else { return Ok(refused) };
+    let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), true);
+    let text = targets.statement(key(&parts), || whole_text(&parts)).or_else(|| {
+        parts = parts::merged(std::mem::take(&mut parts));
+        targets.statement(key(&parts), || whole_text(&parts))
+    });
+    let Some(text) = text else { return Ok(refused) };
+    let names: Vec<&TableName> = parts.iter().map(Part::table).collect();
+    let statement = statement(text, user, (plan, Some(&names)));
+    let statement = parts.into_iter().fold(statement, |statement, part| part.bind(statement));
     match store.projecting.rows(statement).await {
         Ok(answer) => won(&answer).map(|()| Whole::Done),
         Err(error) if error::is_timeout(&error) => Ok(Whole::Refused { timed_out: true }),
@@ -184,16 +184,13 @@ async fn commit_whole(
     }
 }
 
-fn whole_text(shapes: &[&Shape]) -> String {
+fn whole_text(parts: &[Part<'_>]) -> String {
     let mut text = WRITES.to_owned();
-    let mut first = NEXT_PARAMETER;
-    for (n, shape) in shapes.iter().enumerate() {
-        first = sql::fragment(&mut text, n, shape, first);
-    }
+    let shortfalls = parts::fragments(&mut text, parts, NEXT_PARAMETER);
     text += CURED;
     text += ANSWER;
-    for n in 0..shapes.len() {
-        text += &format!(", 1 / ({} = 0)::int4", sql::shortfall(n));
+    for shortfall in shortfalls {
+        text += &format!(", 1 / ({shortfall} = 0)::int4");
     }
     text
 }

@@ -57,8 +57,11 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// What belongs to the connection itself (TLS, `application_name`, `statement-cache-capacity`) is part of the url.
 #[derive(Clone)]
 pub struct PostgresOptions {
-    /// Connections that the store opens, at the most. With tables to project, half of them are for uploads, and there
-    /// is at least one of either kind.
+    /// Connections that the store opens, at the most. With tables to project, two thirds of them are for uploads, and
+    /// there is at least one of either kind.
+    ///
+    /// An upload holds one while the database flushes its log to the disk. Whatever is committed meanwhile shares the
+    /// next flush, so what a disk can do is used only by about as many connections as there are devices that upload.
     pub max_connections: u32,
     /// How long a call waits for a connection, and a start-up for the first one.
     pub acquire_timeout: Duration,
@@ -98,7 +101,7 @@ impl fmt::Debug for PostgresOptions {
 impl Default for PostgresOptions {
     fn default() -> Self {
         Self {
-            max_connections: 10,
+            max_connections: 24,
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(15),
             lock_timeout: Duration::from_secs(5),
@@ -131,10 +134,10 @@ impl PostgresStore {
         let PostgresOptions { tables, materializers, projection_timeout, .. } = options.clone();
         let projection = Projection::start(&mut connection, tables, (materializers, projection_timeout)).await?;
         session::close(connection).await;
-        let half = if options.tables.is_empty() { 0 } else { options.max_connections / 2 };
+        let uploads = if options.tables.is_empty() { 0 } else { options.max_connections * 2 / 3 };
         Ok(Self {
-            projecting: Sessions::projecting(&target, &options, half.max(1)),
-            sessions: Sessions::new(target.clone(), &options, (options.max_connections - half).max(1)),
+            projecting: Sessions::projecting(&target, &options, uploads.max(1)),
+            sessions: Sessions::new(target.clone(), &options, (options.max_connections - uploads).max(1)),
             projection: Arc::new(projection),
             target,
         })

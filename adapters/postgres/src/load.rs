@@ -13,16 +13,22 @@ use uuid::Uuid;
 
 use crate::error::{corrupt, from_sqlx};
 use crate::session::Sessions;
+use ranges::{Range, ranges};
+
+mod ranges;
 
 /// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys of
 /// entries in the log (2) and of pruned ones (3), and the numbers that were forgotten of the wanted sources (4).
 ///
-/// Each look-up is a subquery with a LIMIT, which the planner cannot turn into a join: it would read all rows
-/// of the user where its statistics say that users have few. A payload is read only where it is needed.
+/// Idempotency keys are looked up by ranges, since a device numbers its changes one after another: of an upload that is
+/// new, one look tells that no key is there. Each look-up is a subquery with a LIMIT or an OFFSET, which the planner
+/// cannot turn into a join: it would read all rows of the user where its statistics say that users have few. A payload is
+/// read only where it is needed.
 const LOAD: &str = "
 SELECT 0 AS kind, 0::int8 AS place, coalesce(s.last_server_id, 0) AS number,
        NULL::bool AS deleted, NULL::text AS payload,
-       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid
+       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid,
+       NULL::int8 AS source_change_id
 FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
 WHERE e.is_present
 UNION ALL
@@ -32,7 +38,7 @@ SELECT 1, w.place, m.server_version, m.deleted,
            FROM sync.sync_state s
            WHERE s.user_id = $1 AND s.schema_name = w.schema_name AND s.table_name = w.table_name AND s.pk_uuid = w.pk
        ) END,
-       NULL, NULL, NULL, NULL
+       NULL, NULL, NULL, NULL, NULL
 FROM unnest($2::text[], $3::text[], $4::uuid[], $5::int8[])
      WITH ORDINALITY AS w (schema_name, table_name, pk, unless_at, place)
 CROSS JOIN LATERAL (
@@ -42,26 +48,27 @@ CROSS JOIN LATERAL (
     LIMIT 1
 ) m
 UNION ALL
-SELECT 2, k.place, l.server_version, NULL, l.payload, l.op, l.schema_name, l.table_name, l.pk_uuid
-FROM unnest($6::text[], $7::int8[]) WITH ORDINALITY AS k (source_id, source_change_id, place)
+SELECT 2, k.place, l.server_version, NULL, l.payload, l.op, l.schema_name, l.table_name, l.pk_uuid, l.source_change_id
+FROM unnest($6::text[], $7::int8[], $8::int8[]) WITH ORDINALITY AS k (source_id, first, last, place)
 CROSS JOIN LATERAL (
-    SELECT e.server_version, e.payload::text AS payload, e.op, e.schema_name, e.table_name, e.pk_uuid
+    SELECT e.server_version, e.payload::text AS payload, e.op, e.schema_name, e.table_name, e.pk_uuid, e.source_change_id
     FROM sync.server_change_log e
-    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id = k.source_change_id
-    LIMIT 1
+    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id BETWEEN k.first AND k.last
+    OFFSET 0
 ) l
 UNION ALL
-SELECT 3, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid
-FROM unnest($6::text[], $7::int8[]) WITH ORDINALITY AS k (source_id, source_change_id, place)
+SELECT 3, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid, p.source_change_id
+FROM unnest($6::text[], $7::int8[], $8::int8[]) WITH ORDINALITY AS k (source_id, first, last, place)
 CROSS JOIN LATERAL (
-    SELECT e.server_version, encode(e.digest, 'hex') AS digest, e.op, e.schema_name, e.table_name, e.pk_uuid
+    SELECT e.server_version, encode(e.digest, 'hex') AS digest, e.op, e.schema_name, e.table_name, e.pk_uuid,
+           e.source_change_id
     FROM sync.sync_pruned_key e
-    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id = k.source_change_id
-    LIMIT 1
+    WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id BETWEEN k.first AND k.last
+    OFFSET 0
 ) p
 UNION ALL
-SELECT 4, w.place, f.forgotten_id, NULL, NULL, NULL, NULL, NULL, NULL
-FROM unnest($8::text[]) WITH ORDINALITY AS w (source_id, place)
+SELECT 4, w.place, f.forgotten_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM unnest($9::text[]) WITH ORDINALITY AS w (source_id, place)
 CROSS JOIN LATERAL (
     SELECT e.forgotten_id
     FROM sync.sync_source e
@@ -71,20 +78,21 @@ CROSS JOIN LATERAL (
 
 /// Loads what is wanted.
 pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
-    let (rows, keys) = (&wanted.rows, &wanted.keys);
+    let (rows, keys) = (&wanted.rows, ranges(wanted));
     let statement = sqlx::query(LOAD)
         .bind(user.as_str())
         .bind(rows.iter().map(|row| row.key.table.schema()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.key.table.table()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.key.pk).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.payload.unless_at()).collect::<Vec<_>>())
-        .bind(keys.iter().map(|(source, _)| source.as_str()).collect::<Vec<_>>())
-        .bind(keys.iter().map(|(_, number)| number.0).collect::<Vec<_>>())
+        .bind(keys.iter().map(|range| range.source.as_str()).collect::<Vec<_>>())
+        .bind(keys.iter().map(|range| range.first).collect::<Vec<_>>())
+        .bind(keys.iter().map(|range| range.last).collect::<Vec<_>>())
         .bind(wanted.sources.iter().map(|source| source.as_str()).collect::<Vec<_>>());
     let mut snapshot = Snapshot::default();
     for found in sessions.rows(statement).await.map_err(from_sqlx)? {
         let found = Found::read(&found).map_err(from_sqlx)?;
-        found.put(wanted, &mut snapshot)?;
+        found.put((wanted, &keys), &mut snapshot)?;
     }
     Ok(snapshot)
 }
@@ -100,6 +108,7 @@ struct Found {
     schema_name: Option<String>,
     table_name: Option<String>,
     pk_uuid: Option<Uuid>,
+    source_change_id: Option<i64>,
 }
 
 impl Found {
@@ -114,10 +123,11 @@ impl Found {
             schema_name: row.try_get(6)?,
             table_name: row.try_get(7)?,
             pk_uuid: row.try_get(8)?,
+            source_change_id: row.try_get(9)?,
         })
     }
 
-    fn put(self, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    fn put(self, (wanted, keys): (&Wanted, &[Range<'_>]), snapshot: &mut Snapshot) -> Result<(), StoreError> {
         // Places are counted from 1. The head has none.
         let place = usize::try_from(self.place - 1).unwrap_or_default();
         match self.kind {
@@ -137,7 +147,8 @@ impl Found {
                 snapshot.rows.insert(wanted.key.clone(), (version, state));
             }
             _ => {
-                let key = wanted.keys[place].clone();
+                let number = SourceChangeId(self.source_change_id.unwrap_or_default());
+                let key = (keys[place].source.clone(), number);
                 let logged = self.logged().ok_or_else(|| {
                     corrupt(format!("the log entry of source {}, change {}, cannot be read", key.0, key.1))
                 })?;

@@ -9,40 +9,63 @@ use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
     Epoch, Kept, Payload, RowKey, RowVersion, ServerSeq, SourceChangeId, SourceId, StreamHead, TableName, UserId,
 };
-use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::{Row, ValueRef};
 
 use crate::error::{corrupt, from_sqlx};
 use crate::session::Sessions;
 use crate::timestamp::TimestampTz;
 
-/// One statement, and so one snapshot. The end of the stream stands in every row, and alone where no change matches.
-/// `found` says how many changes there were before those beyond the bytes of a page were left out.
+/// One statement, and so one snapshot. The end of the stream stands in a row of its own, which is the first.
+///
+/// Whether all that matches fits a page is asked before: only where it does not are bytes counted from row to row, which
+/// takes a copy of every row. Then `found` says how many there were before those beyond the page were left out.
 const PAGE: &str = "
-SELECT h.head, c.server_id, c.schema_name, c.table_name, c.op, c.pk_uuid, c.payload, c.source_id,
-       c.source_change_id, c.server_version, c.ts, c.found, h.epoch, h.floor, h.moved_at
-FROM (
+WITH h AS (
     SELECT coalesce(s.last_server_id, 0) AS head, coalesce(s.epoch, e.epoch) AS epoch,
-           coalesce(s.kept_floor, 0) AS floor, coalesce(s.kept_moved_at, 0) AS moved_at
+           coalesce(s.kept_floor, 0) AS floor, coalesce(s.kept_moved_at, 0) AS moved_at,
+           coalesce((
+               SELECT sum(octet_length(l.payload::text)) FROM (
+                   SELECT payload
+                   FROM sync.server_change_log
+                   WHERE user_id = $1 AND server_id > $2 AND server_id <= $3
+                     AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
+                   ORDER BY server_id
+                   LIMIT $6
+               ) l
+           ), 0) < $7 AS fits
     FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
     WHERE e.is_present
-) h
-LEFT JOIN LATERAL (
-    SELECT w.*
+)
+SELECT head AS server_id, NULL::text AS schema_name, NULL::text AS table_name, NULL::text AS op, epoch AS pk_uuid,
+       NULL::text AS payload, NULL::text AS source_id, floor AS source_change_id, moved_at AS server_version,
+       NULL::timestamptz AS ts, NULL::int8 AS found
+FROM h
+UNION ALL
+SELECT * FROM (
+    SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text, source_id, source_change_id, server_version,
+           ts, NULL::int8
+    FROM sync.server_change_log
+    WHERE (SELECT fits FROM h) AND user_id = $1 AND server_id > $2 AND server_id <= $3
+      AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
+    ORDER BY server_id
+    LIMIT $6
+) whole
+UNION ALL
+SELECT server_id, schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id, server_version, ts, found
+FROM (
+    SELECT l.*, sum(octet_length(l.payload)) OVER (ORDER BY l.server_id) AS bytes, count(*) OVER () AS found
     FROM (
-        SELECT l.*, sum(octet_length(l.payload)) OVER (ORDER BY l.server_id) AS bytes, count(*) OVER () AS found
-        FROM (
-            SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text AS payload, source_id,
-                   source_change_id, server_version, ts
-            FROM sync.server_change_log
-            WHERE user_id = $1 AND server_id > $2 AND server_id <= $3
-              AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
-            ORDER BY server_id
-            LIMIT $6
-        ) l
-    ) w
-    WHERE coalesce(w.bytes - coalesce(octet_length(w.payload), 0), 0) < $7
-) c ON true";
+        SELECT server_id, schema_name, table_name, op, pk_uuid, payload::text AS payload, source_id,
+               source_change_id, server_version, ts
+        FROM sync.server_change_log
+        WHERE NOT (SELECT fits FROM h) AND user_id = $1 AND server_id > $2 AND server_id <= $3
+          AND ($4::text IS NULL OR schema_name = $4) AND ($5::text IS NULL OR source_id <> $5)
+        ORDER BY server_id
+        LIMIT $6
+    ) l
+) w
+WHERE coalesce(w.bytes - coalesce(octet_length(w.payload), 0), 0) < $7";
 
 /// The first matching changes.
 pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {
@@ -57,19 +80,21 @@ pub(crate) async fn page(sessions: &Sessions, user: &UserId, query: &PageQuery) 
         .bind(i64::from(query.limit) + 1)
         .bind(PAGE_BYTES_MAX as i64);
     let rows = sessions.rows(statement).await.map_err(from_sqlx)?;
-    let first = rows.first().ok_or_else(|| from_sqlx(sqlx::Error::RowNotFound))?;
-    let (head, kept) = end(first, [0, 12, 13, 14]).map_err(from_sqlx)?;
-    let found: Option<i64> = first.try_get(11).map_err(from_sqlx)?;
-    let mut changes = Vec::with_capacity(rows.len());
-    for row in &rows {
-        if let Some(server_id) = row.try_get(1).map_err(from_sqlx)? {
-            changes.push(read(row, server_id)?);
+    let is_end = |row: &&PgRow| row.try_get_raw(1).is_ok_and(|schema| schema.is_null());
+    let first = rows.iter().find(is_end).ok_or_else(|| corrupt("the table sync.sync_epoch is empty"))?;
+    let (head, kept) = end(first, [0, 4, 7, 8]).map_err(from_sqlx)?;
+    let (mut changes, mut known, mut found) = (Vec::with_capacity(rows.len()), Known::default(), None);
+    for row in rows.iter().filter(|row| !is_end(row)) {
+        if changes.is_empty() {
+            found = row.try_get::<Option<i64>, _>(10).map_err(from_sqlx)?;
         }
+        changes.push(known.change(row)?);
     }
     // The order of a subquery is kept in practice, but not by promise.
     changes.sort_unstable_by_key(|change| change.server_id);
+    let found = found.map_or(changes.len(), |found| found as usize);
     changes.truncate(limit);
-    Ok(Slice { head, kept, more: found.unwrap_or(0) as usize > changes.len(), changes })
+    Ok(Slice { head, kept, more: found > changes.len(), changes })
 }
 
 const HEAD: &str = "
@@ -90,34 +115,50 @@ fn end(row: &PgRow, [seq, epoch, floor, moved_at]: [usize; 4]) -> Result<(Stream
     Ok((head, Kept { floor: ServerSeq(row.try_get(floor)?), moved_at: ServerSeq(row.try_get(moved_at)?) }))
 }
 
-fn read(row: &PgRow, server_id: i64) -> Result<StreamChange, StoreError> {
-    let entry = Entry::read(row).map_err(from_sqlx)?;
-    let what = |what: &str| corrupt(format!("entry {server_id} of a stream has {what}"));
-    Ok(StreamChange {
-        server_id: ServerSeq(server_id),
-        row: RowKey {
-            table: TableName::parse(Some(entry.schema_name), entry.table_name).map_err(|_| what("no table name"))?,
-            pk: entry.pk_uuid,
-        },
-        op: OpKind::parse(entry.op).ok_or_else(|| what("no op"))?,
-        payload: match entry.payload {
-            Some(text) => Some(Payload::from_text(text).ok_or_else(|| what("a payload that is no object"))?),
-            None => None,
-        },
-        version: RowVersion(entry.server_version),
-        source: SourceId::parse(entry.source_id).map_err(|bad: BadId| what(&format!("a source that {bad}")))?,
-        source_change_id: SourceChangeId(entry.source_change_id),
-        at: entry.ts.0,
-    })
+/// The names that the last change had: most changes have the same.
+#[derive(Default)]
+struct Known {
+    table: Option<TableName>,
+    source: Option<SourceId>,
 }
 
-/// The columns of a log entry, borrowed from the answer where they can be.
+impl Known {
+    fn change(&mut self, row: &PgRow) -> Result<StreamChange, StoreError> {
+        let entry = Entry::read(row).map_err(from_sqlx)?;
+        let server_id = entry.server_id;
+        let what = |what: &str| corrupt(format!("entry {server_id} of a stream has {what}"));
+        let table = match &self.table {
+            Some(table) if table.schema() == entry.schema_name && table.table() == entry.table_name => table.clone(),
+            _ => TableName::parse(Some(entry.schema_name), entry.table_name).map_err(|_| what("no table name"))?,
+        };
+        let source = match &self.source {
+            Some(source) if source.as_str() == entry.source_id => source.clone(),
+            _ => SourceId::parse(entry.source_id).map_err(|bad: BadId| what(&format!("a source that {bad}")))?,
+        };
+        (self.table, self.source) = (Some(table.clone()), Some(source.clone()));
+        // The column's type has seen to it that it is JSON.
+        let payload = entry.payload.map(|text| Payload::from_json(text.into()));
+        Ok(StreamChange {
+            server_id: ServerSeq(server_id),
+            row: RowKey { table, pk: entry.pk_uuid },
+            op: OpKind::parse(entry.op).ok_or_else(|| what("no op"))?,
+            payload: payload.map(|payload| payload.ok_or_else(|| what("a payload that is no object"))).transpose()?,
+            version: RowVersion(entry.server_version),
+            source,
+            source_change_id: SourceChangeId(entry.source_change_id),
+            at: entry.ts.0,
+        })
+    }
+}
+
+/// The columns of a log entry, borrowed from the answer.
 struct Entry<'r> {
+    server_id: i64,
     schema_name: &'r str,
     table_name: &'r str,
     op: &'r str,
     pk_uuid: uuid::Uuid,
-    payload: Option<String>,
+    payload: Option<&'r str>,
     source_id: &'r str,
     source_change_id: i64,
     server_version: i64,
@@ -127,15 +168,16 @@ struct Entry<'r> {
 impl<'r> Entry<'r> {
     fn read(row: &'r PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            schema_name: row.try_get(2)?,
-            table_name: row.try_get(3)?,
-            op: row.try_get(4)?,
-            pk_uuid: row.try_get(5)?,
-            payload: row.try_get(6)?,
-            source_id: row.try_get(7)?,
-            source_change_id: row.try_get(8)?,
-            server_version: row.try_get(9)?,
-            ts: row.try_get(10)?,
+            server_id: row.try_get(0)?,
+            schema_name: row.try_get(1)?,
+            table_name: row.try_get(2)?,
+            op: row.try_get(3)?,
+            pk_uuid: row.try_get(4)?,
+            payload: row.try_get(5)?,
+            source_id: row.try_get(6)?,
+            source_change_id: row.try_get(7)?,
+            server_version: row.try_get(8)?,
+            ts: row.try_get(9)?,
         })
     }
 }

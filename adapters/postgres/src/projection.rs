@@ -23,6 +23,7 @@ mod blame;
 pub(crate) mod careful;
 mod custom;
 pub(crate) mod failures;
+pub(crate) mod parts;
 pub(crate) mod rebuild;
 pub(crate) mod shape;
 pub(crate) mod sql;
@@ -40,6 +41,7 @@ use sqlx::PgConnection;
 
 use crate::error::ConnectError;
 use crate::session::Sessions;
+use parts::Form;
 use shape::{Shape, Target};
 
 /// Materializers of an app's own, by their tables.
@@ -59,8 +61,12 @@ impl fmt::Debug for Projection {
     }
 }
 
-/// The tables of a statement, and whether it writes the sidecar as well.
-type StatementKey = (Vec<TableName>, bool);
+/// What a statement is made of, and whether it writes the sidecar as well.
+type StatementKey = (Vec<Form>, bool);
+
+/// Texts with fragments of new rows that are kept: devices choose which columns there are, and every text is a prepared
+/// statement of every connection.
+const NEW_STATEMENTS_MAX: usize = 48;
 
 /// The business tables as the catalog had them at one time, with the statements made for them.
 #[derive(Debug, Default)]
@@ -79,17 +85,15 @@ impl Targets {
         }
     }
 
-    /// The statement for these tables: always the same text, so that the server has it prepared.
-    pub(crate) fn statement(
-        &self,
-        tables: &[&TableName],
-        whole: bool,
-        make: impl FnOnce(&[&Shape]) -> String,
-    ) -> Result<Arc<str>, String> {
-        let shapes: Vec<&Shape> = tables.iter().map(|table| self.shape(table)).collect::<Result<_, _>>()?;
-        let key = (tables.iter().map(|&table| table.clone()).collect(), whole);
+    /// The statement of these forms: always the same text, so that the server has it prepared. None if there are too many
+    /// of its kind already.
+    pub(crate) fn statement(&self, key: StatementKey, make: impl FnOnce() -> String) -> Option<Arc<str>> {
         let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(statements.entry(key).or_insert_with(|| make(&shapes).into())))
+        let is_of_new = key.0.iter().any(|(_, new)| new.is_some());
+        if is_of_new && statements.len() >= NEW_STATEMENTS_MAX && !statements.contains_key(&key) {
+            return None;
+        }
+        Some(Arc::clone(statements.entry(key).or_insert_with(|| make().into())))
     }
 }
 

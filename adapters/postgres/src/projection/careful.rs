@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use outrigger_domain::{TableName, UserId};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
+use super::shape::Shape;
 use super::values::{self, NetChange, Values};
 use super::{Projection, Targets, sql};
 use crate::error;
@@ -234,11 +235,13 @@ impl Careful<'_> {
         tx: &mut PgConnection,
         tables: BTreeMap<&TableName, Vec<(NetChange<'_>, Values)>>,
     ) -> Result<(), Refused> {
-        let names: Vec<&TableName> = tables.keys().copied().collect();
-        let text = self.targets.statement(&names, false, sql::alone).map_err(Refused::because)?;
+        let shapes = tables.keys().map(|name| self.targets.shape(name)).collect::<Result<Vec<&Shape>, _>>();
+        let shapes = shapes.map_err(Refused::because)?;
+        let key = (tables.keys().map(|&name| (name.clone(), None)).collect(), false);
+        let text = self.targets.statement(key, || sql::alone(&shapes));
+        let text = text.ok_or_else(|| Refused::because("there is no statement for the table"))?;
         let mut statement = sqlx::query(AssertSqlSafe(text)).bind(self.user.as_str());
-        for (name, rows) in tables {
-            let shape = self.targets.shape(name).map_err(Refused::because)?;
+        for (shape, rows) in shapes.into_iter().zip(tables.into_values()) {
             statement = values::bind(statement, shape, rows);
         }
         let shortfall: i64 = statement.fetch_one(tx).await?.try_get(0)?;

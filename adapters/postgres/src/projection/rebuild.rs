@@ -56,7 +56,7 @@ impl State {
             Some(_) if self.version.0 == 1 => OpKind::Insert,
             Some(_) => OpKind::Update,
         };
-        NetChange { key: &self.key, version: self.version, op, payload: self.payload.as_ref() }
+        NetChange { key: &self.key, version: self.version, op, payload: self.payload.as_ref(), known: true }
     }
 }
 

@@ -105,8 +105,7 @@ fn write_rows(sql: &mut String, n: usize, shape: &Shape) {
     if sets.is_empty() {
         sets.push(format!("{pk} = b.{pk}"));
     }
-    // A deferrable constraint cannot arbitrate: then a row that is there is an error of its own.
-    let conflict = if shape.pk_deferrable { String::new() } else { format!("ON CONFLICT ({pk}) DO NOTHING") };
+    let conflict = on_conflict(shape);
     let _ = write!(
         sql,
         "t{n}_upd AS (
@@ -138,11 +137,19 @@ fn owner_matches(shape: &Shape) -> String {
     shape.owner.as_ref().map(matches).unwrap_or_default()
 }
 
-fn table(shape: &Shape) -> String {
+/// What an insert does where there is a row already. It asks for the key's constraint too, which the app may have taken
+/// away. A deferrable one cannot arbitrate: then a row that is there is an error of its own.
+pub(super) fn on_conflict(shape: &Shape) -> String {
+    if shape.pk_deferrable { String::new() } else { format!("ON CONFLICT ({}) DO NOTHING", quoted(&shape.pk)) }
+}
+
+/// The business table.
+pub(super) fn table(shape: &Shape) -> String {
     format!("{}.{}", quoted(shape.name.schema()), quoted(shape.name.table()))
 }
 
-fn quoted(identifier: &str) -> String {
+/// An identifier as it stands in SQL.
+pub(super) fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 

@@ -2,6 +2,7 @@
 
 use outrigger_application::projection::convert::{Value, convert};
 use outrigger_domain::change::OpKind;
+use outrigger_domain::plan::RowEffect;
 use outrigger_domain::{Payload, Plan, RowKey, RowVersion, json};
 use sqlx::Postgres;
 use sqlx::postgres::PgArguments;
@@ -16,16 +17,24 @@ pub(crate) struct NetChange<'a> {
     pub(crate) version: RowVersion,
     pub(crate) op: OpKind,
     pub(crate) payload: Option<&'a Payload>,
+    /// Whether the server has seen the row before.
+    pub(crate) known: bool,
 }
 
 /// What a plan does to its rows in the end.
 pub(crate) fn of_plan(plan: &Plan) -> Vec<NetChange<'_>> {
-    let net = |entry: usize| {
-        let entry = &plan.log[entry];
-        let change = &entry.change;
-        NetChange { key: &change.row, version: entry.version, op: change.op.kind(), payload: change.op.payload() }
+    let net = |effect: &RowEffect| {
+        let entry = &plan.log[effect.entry];
+        let (change, known) = (&entry.change, effect.known);
+        NetChange {
+            key: &change.row,
+            version: entry.version,
+            op: change.op.kind(),
+            payload: change.op.payload(),
+            known,
+        }
     };
-    plan.rows.iter().map(|effect| net(effect.entry)).collect()
+    plan.rows.iter().map(net).collect()
 }
 
 /// The values of one row: text that the database casts to each column's type.
@@ -37,6 +46,11 @@ pub(crate) struct Values {
 }
 
 impl Values {
+    /// Which columns there are.
+    pub(crate) fn mask(&self) -> &[u8] {
+        &self.mask
+    }
+
     /// The same with one of its columns alone. None if there is nothing in that.
     pub(crate) fn only(self, column: usize) -> Option<Self> {
         let count = self.columns.len();
@@ -123,4 +137,17 @@ pub(crate) fn bind<'q>(
     }
     let statement = statement.bind(pks).bind(deleted).bind(masks);
     columns.into_iter().fold(statement, |statement, column| statement.bind(column))
+}
+
+/// Binds the keys of rows and those columns alone.
+pub(crate) fn bind_columns<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    columns: &[usize],
+    rows: Vec<(NetChange<'_>, Values)>,
+) -> Query<'q, Postgres, PgArguments> {
+    let pks: Vec<_> = rows.iter().map(|(row, _)| row.key.pk).collect();
+    let mut values: Vec<Values> = rows.into_iter().map(|(_, values)| values).collect();
+    columns.iter().fold(statement.bind(pks), |statement, &column| {
+        statement.bind(values.iter_mut().map(|values| values.columns[column].take()).collect::<Vec<_>>())
+    })
 }
