@@ -35,7 +35,11 @@ pub fn lines(exported: &Exported<'_>) -> Vec<u8> {
         }
         Part::Rows(rows) => rows.iter().for_each(|row| write(&mut text, "row", &SnapshotRowBody::from(row))),
         Part::Changes(changes) => {
-            changes.iter().for_each(|change| write(&mut text, "change", &DownloadChange::from(change)));
+            for change in changes {
+                text.extend_from_slice(b"{\"kind\":\"change\",");
+                DownloadChange::from(change).write_members(&mut text);
+                text.push(b'\n');
+            }
         }
         Part::Devices(devices) => {
             devices.iter().for_each(|device| write(&mut text, "device", &DeviceBody::from(device)))

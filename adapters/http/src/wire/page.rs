@@ -87,13 +87,13 @@ impl DownloadResponse<'_> {
     /// The JSON of it.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let payloads = self.changes.iter().map(|change| change.payload.map_or(0, str::len));
-        let mut to =
-            Writer { json: Vec::with_capacity(192 + payloads.map(|bytes| bytes + CHANGE_BYTES).sum::<usize>()) };
+        let mut json = Vec::with_capacity(192 + payloads.map(|bytes| bytes + CHANGE_BYTES).sum::<usize>());
+        let mut to = Writer { json: &mut json };
         // The changes of one upload were applied at one time.
         let mut time = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH.to_string());
         to.text("{\"changes\":[");
         for (n, change) in self.changes.iter().enumerate() {
-            to.text(if n == 0 { "{\"server_id\":" } else { ",{\"server_id\":" });
+            to.text(if n == 0 { "{" } else { ",{" });
             if change.ts != time.0 {
                 time = (change.ts, change.ts.to_string());
             }
@@ -105,18 +105,25 @@ impl DownloadResponse<'_> {
         to.number(",\"window_until\":", self.window_until);
         to.uuid(",\"epoch\":\"", self.epoch);
         to.text("\"}");
-        to.json
+        json
     }
 }
 
-struct Writer {
-    json: Vec<u8>,
+impl DownloadChange<'_> {
+    /// Adds the JSON of it, but for the opening brace: more members may stand in front.
+    pub(crate) fn write_members(&self, json: &mut Vec<u8>) {
+        Writer { json }.change(self, &self.ts.to_string());
+    }
 }
 
-impl Writer {
-    /// A change from its number on.
+struct Writer<'v> {
+    json: &'v mut Vec<u8>,
+}
+
+impl Writer<'_> {
+    /// A change without its opening brace.
     fn change(&mut self, change: &DownloadChange<'_>, time: &str) {
-        self.number("", change.server_id);
+        self.number("\"server_id\":", change.server_id);
         // The names of tables and ops are letters, digits and underscores.
         for (member, name) in
             [(",\"schema\":\"", change.schema), ("\",\"table\":\"", change.table), ("\",\"op\":\"", change.op)]
@@ -154,7 +161,7 @@ impl Writer {
 
     /// Any text, with the escapes that it takes.
     fn string(&mut self, text: &str) {
-        let _ = serde_json::to_writer(&mut self.json, text);
+        let _ = serde_json::to_writer(&mut *self.json, text);
     }
 }
 
