@@ -1,72 +1,35 @@
 //! How often memory is asked for between a request and its answer, for each change: on the way from the request's text by
 //! the rules to the answer's, with a store that does nothing. Counted and not timed, so that it is the same everywhere.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use axum::body::Body;
 use axum::http::Request;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use outrigger_application::ports::projection::MockProjectionStore;
 use outrigger_application::ports::store::MockSyncStore;
-use outrigger_application::{
-    AuthError, Authenticator, Caller, Contacts, Credentials, Download, Drain, Failures, Hub, SharedCatalog, Snapshots,
-    SyncStore, SystemClock, UploadPorts, UploadService, Watch,
-};
 use outrigger_domain::change::OpKind;
-use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::Slice;
 use outrigger_domain::{
-    Catalog, Kept, Payload, RowKey, RowVersion, ServerSeq, Snapshot, SourceChangeId, SourceId, StreamHead, Table,
-    TableName, UserId,
+    Kept, Payload, RowKey, RowVersion, ServerSeq, Snapshot, SourceChangeId, SourceId, StreamHead, TableName,
 };
-use outrigger_http::{Api, router};
-use outrigger_memory::MemoryStore;
+use outrigger_http::router;
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt;
 use uuid::Uuid;
+use world::Setup;
+
+#[expect(dead_code, reason = "it is the world of the other tests, and most of it is for these")]
+#[path = "http/world.rs"]
+mod world;
 
 /// A change that is taken in: its row's key, its payload and its place in four tables of the rules.
 const UPLOADED_MAX: u64 = 14;
 /// A change that is handed out, which the store has made already.
 const DOWNLOADED_MAX: u64 = 1;
 
-struct Anybody;
-
-#[async_trait]
-impl Authenticator for Anybody {
-    async fn authenticate(&self, _: Credentials<'_>) -> Result<Caller, AuthError> {
-        let (user, source) = (UserId::parse("alice").unwrap(), SourceId::parse("phone").unwrap());
-        Ok(Caller { user, source, expires_at: Timestamp::MAX, is_admin: false })
-    }
-}
-
-fn api(store: MockSyncStore) -> Api {
-    let store: Arc<dyn SyncStore> = Arc::new(store);
-    let (clock, hub) = (Arc::new(SystemClock), Hub::default());
-    let catalog = SharedCatalog::new(Catalog::new([Table::new(TableName::parse(None, "users").unwrap())]));
-    let ports = UploadPorts { store: Arc::clone(&store), clock: clock.clone(), notifier: Arc::new(hub.clone()) };
-    Api {
-        upload: UploadService::new(ports, catalog.clone(), UploadLimits::default()),
-        watch: Watch::new(Arc::clone(&store), clock.clone(), hub, Drain::default()),
-        download: Download::new(Arc::clone(&store)),
-        snapshots: Snapshots::new(Arc::clone(&store), catalog),
-        contacts: Contacts::new(Arc::new(MemoryStore::default()), clock),
-        failures: Failures::new(Arc::new(MockProjectionStore::new())),
-        store,
-        authenticator: Arc::new(Anybody),
-        schema_version: 1,
-        body_bytes_max: 16 * 1024 * 1024,
-        metrics: None,
-        demo: None,
-    }
-}
-
 /// Asks once, and gives how often memory was asked for on the way.
 fn allocations(runtime: &Runtime, store: MockSyncStore, request: Request<Body>, answer: &str) -> u64 {
-    let service = router(api(store));
+    let service = router(Setup::on(store).api());
     let mut body = None;
     let counted = allocation_counter::measure(|| {
         let response = runtime.block_on(service.oneshot(request)).unwrap();
@@ -95,7 +58,7 @@ fn upload(changes: u64) -> Request<Body> {
     let changes: Vec<String> = (1..=changes).map(change).collect();
     let body = format!(r#"{{"changes":[{}]}}"#, changes.join(","));
     let request = Request::post("/sync/upload").header("content-type", "application/json");
-    request.header("authorization", "Bearer t").body(body.into()).unwrap()
+    request.header("authorization", "Bearer alice/phone").body(body.into()).unwrap()
 }
 
 fn change(n: u64, table: &TableName, source: &SourceId) -> StreamChange {
@@ -135,7 +98,7 @@ fn a_change_that_is_handed_out_asks_for_no_memory() {
         let mut store = MockSyncStore::new();
         let slice = std::sync::Mutex::new(Some(slice));
         store.expect_page().returning(move |_, _| Ok(slice.lock().unwrap().take().unwrap()));
-        let request = Request::get("/sync/download?limit=1000").header("authorization", "Bearer t");
+        let request = Request::get("/sync/download?limit=1000").header("authorization", "Bearer alice/phone");
         let last = format!(r#""next_after":{changes},"#);
         allocations(&runtime, store, request.body(Body::empty()).unwrap(), &last)
     });
