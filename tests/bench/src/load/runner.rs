@@ -1,6 +1,6 @@
 //! Runs a line of the table: the floor and the server in turn, some times.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use outrigger_application::{Clock, SystemClock};
 
 use super::LoadBench;
 use super::changes::Changes;
@@ -187,6 +187,5 @@ impl Runner<'_> {
 
 /// Above all ids that the same source can have used in an earlier benchmark.
 fn first_id() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_micros() as i64
+    SystemClock.now().as_microsecond()
 }

@@ -44,7 +44,7 @@ pub(crate) struct Target {
 }
 
 enum Tokens {
-    Signed(JwtIssuer),
+    Signed(Box<JwtIssuer>),
     One(String),
 }
 
@@ -54,7 +54,7 @@ impl Target {
         let address = running.url.trim_end_matches('/').strip_prefix("http://");
         let address = address.ok_or_else(|| BenchError::Refused(format!("{}: not http://HOST:PORT", running.url)))?;
         let tokens = match &running.access {
-            Access::Secret(secret) => Tokens::Signed(signer(secret)),
+            Access::Secret(secret) => Tokens::Signed(Box::new(signer(secret))),
             Access::Token(token) => Tokens::One(token.clone()),
         };
         Ok(Self { address: address.to_owned(), tokens, process: running.process, _own: None })
@@ -63,7 +63,7 @@ impl Target {
     /// A server of its own.
     pub(crate) fn start(folder: &Path, database_url: &str) -> Result<Self, BenchError> {
         let own = Server::start(folder, database_url)?;
-        let tokens = Tokens::Signed(signer(crate::server::SECRET));
+        let tokens = Tokens::Signed(Box::new(signer(crate::server::SECRET)));
         Ok(Self { address: own.address.clone(), tokens, process: Some(own.process()), _own: Some(own) })
     }
 
