@@ -15,6 +15,9 @@ use crate::{Outcome, RunError, output, shutdown, wire};
 /// Between two steps of a sweep in the background: with steps of some milliseconds it takes a tenth of a connection.
 pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
+/// Between two steps of a sweep that somebody waits for: uploads that have come meanwhile are ahead of the next one.
+const PAUSE_ON_DEMAND: Duration = Duration::from_millis(5);
+
 /// Sweeps as the configuration has it.
 pub(crate) fn retention(config: &Config, store: Arc<dyn RetentionStore>, pause: Duration) -> Retention {
     let ages = &config.settings.retention;
@@ -30,7 +33,7 @@ pub(crate) fn retention(config: &Config, store: Arc<dyn RetentionStore>, pause: 
 pub(crate) async fn run(config: &Config, args: &CompactArgs) -> Result<Outcome, RunError> {
     let store = wire::open_existing(config).await?.retention;
     let told_to_stop = shutdown::listen().map_err(|error| failed("cannot listen for signals", error))?;
-    let retention = retention(config, store, Duration::ZERO);
+    let retention = retention(config, store, PAUSE_ON_DEMAND);
     let bar = output::counter();
     let work = async {
         match &args.user {

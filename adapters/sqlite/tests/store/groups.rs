@@ -1,5 +1,9 @@
 //! Commits that wait for the writer share a transaction, and nothing else.
 
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread::{sleep, spawn};
+use std::time::{Duration, Instant};
+
 use outrigger_application::{StoreError, SyncStore};
 use outrigger_domain::UserId;
 
@@ -99,4 +103,31 @@ fn two_servers_on_one_file_keep_one_order() {
     let stale = wait(one.commit(&alice, plan(1, [(1, 2)])));
     assert!(matches!(stale, Err(StoreError::Contention)), "{stale:?}");
     assert_eq!(wait(stream(&one, &alice)), [1, 2]);
+}
+
+/// As `outrigger compact` beside a server.
+#[test]
+fn another_process_that_writes_again_and_again_is_not_ahead_every_time() {
+    let home = Home::new();
+    let store = home.open();
+    let path = home.path();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let other = spawn(move || {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.busy_timeout(Duration::from_secs(5)).unwrap();
+        // It leaves the file alone for a tenth of the time.
+        while is_done.recv_timeout(Duration::from_millis(2)).is_err_and(|e| e == RecvTimeoutError::Timeout) {
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            sleep(Duration::from_millis(20));
+            connection.execute_batch("COMMIT").unwrap();
+        }
+    });
+    let began = Instant::now();
+    for seq in 0..20 {
+        wait(store.commit(&user("alice"), plan(seq, [(seq as u128 + 1, 1)]))).unwrap();
+    }
+    let took = began.elapsed();
+    drop(done);
+    other.join().unwrap();
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
