@@ -36,10 +36,11 @@ fn collector() -> (String, Receiver<ExportTraceServiceRequest>) {
                     break request.split_off(end + 4);
                 }
             };
-            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+            // Before the answer, with which the server may end, and the test look at what has come.
             if sent.send(ExportTraceServiceRequest::decode(body.as_slice()).unwrap()).is_err() {
                 return;
             }
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
         }
     });
     (address, received)
