@@ -138,8 +138,11 @@ impl Worker {
             let uploads: Vec<&Upload> = jobs.iter().map(|job| &job.upload).collect();
             let answers = self.inner.answer_all(&self.user, &uploads).instrument(round(&jobs)).await;
             for (job, answer) in jobs.into_iter().zip(answers) {
+                let Job { answer: waiting, span, .. } = job;
+                // First: who is told of the answer may count on the request's span having ended with it.
+                drop(span);
                 // A device that has gone away does not hear the answer.
-                let _ = job.answer.send(answer);
+                let _ = waiting.send(answer);
             }
         }
     }
