@@ -8,7 +8,6 @@ use tracing_opentelemetry::OpenTelemetryLayer;
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::traces::Traces;
@@ -25,7 +24,13 @@ pub(crate) fn start(filter: &str, traces: Option<&Traces>) {
         let ours = Targets::new().with_target("outrigger", LevelFilter::DEBUG);
         OpenTelemetryLayer::new(traces.tracer()).with_filter(ours)
     });
-    tracing_subscriber::registry().with(log(filter)).with(traces).init();
+    let subscriber = tracing_subscriber::registry().with(log(filter)).with(traces);
+    // Not `init`, which has what crates write to `log` come here, too. Where such a crate only asks whether it would be
+    // logged, as sqlx does behind every statement, a filter of one layer remembers the answer and takes the next line of
+    // that thread for refused (https://github.com/tokio-rs/tracing/issues/2519).
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        eprintln!("outrigger: the log was started twice");
+    }
 }
 
 fn log<S: Subscriber + for<'a> LookupSpan<'a>>(filter: &str) -> Box<dyn Layer<S> + Send + Sync> {
