@@ -201,8 +201,8 @@ fn try_open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, R
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     // A reader in another process can keep the log from being reused; what it grew to is given back later.
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    // 32 MiB: what a full round changes fits, and is not written to the log before its time.
-    connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    // 16 MiB: what a round changes fits unless it is very full, and is not written to the log before its time.
+    connection.pragma_update(None, "cache_size", -16 * 1024)?;
     migrate::migrate(&mut connection)?;
     // Not left to how SQLite was built: the business tables' foreign keys are the app's word.
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -213,9 +213,9 @@ fn open_reader(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connect
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection, options)?;
-    // 8 MiB: the upper levels of every tree. No mmap: an I/O error in mapped memory is a signal that ends
-    // the process instead of an error that ends the request.
-    connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    // 2 MiB for each: the upper levels of every tree; what is below is in the system's own cache. No mmap: an I/O error
+    // in mapped memory is a signal that ends the process instead of an error that ends the request.
+    connection.pragma_update(None, "cache_size", -2 * 1024)?;
     Ok(connection)
 }
 
