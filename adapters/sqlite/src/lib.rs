@@ -201,8 +201,8 @@ fn try_open_writer(path: &Path, options: &SqliteOptions) -> Result<Connection, R
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     // A reader in another process can keep the log from being reused; what it grew to is given back later.
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    // 16 MiB: what a round changes fits unless it is very full, and is not written to the log before its time.
-    connection.pragma_update(None, "cache_size", -16 * 1024)?;
+    // 8 MiB: what a round changes fits unless it is very full, and is not written to the log before its time.
+    connection.pragma_update(None, "cache_size", -8 * 1024)?;
     migrate::migrate(&mut connection)?;
     // Not left to how SQLite was built: the business tables' foreign keys are the app's word.
     connection.pragma_update(None, "foreign_keys", true)?;
