@@ -215,7 +215,7 @@ async fn the_last_good_keys_stay_while_the_provider_is_down() {
     provider.publishes(&[signer.jwk(json!({"kid": "a"}))]);
     let server = Server::new(&provider, Vec::new());
     server.remote.refresh().await.unwrap();
-    let too_much = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(JWKS_BYTES_MAX));
+    let too_much = json!({"keys": [signer.jwk(json!({"kid": "b"}))], "x": "x".repeat(JWKS_BYTES_MAX)}).to_string();
     let too_many = json!({"keys": vec![signer.jwk(json!({"kid": "b"})); JWKS_KEYS_MAX + 1]}).to_string();
     for (status, body) in [
         ("503 Service Unavailable", ""),
