@@ -30,8 +30,9 @@ pub async fn postgres_database() -> TestDatabase {
         Err(_) => tokio::task::spawn_blocking(shared::url).await.expect("the shared cluster is up"),
     };
     let server = PgConnectOptions::from_str(&server).expect("OUTRIGGER_TEST_POSTGRES_URL is a Postgres url");
+    // Two processes that start at the same moment may draw the same letters: those come from the time alone.
     let suffix: String = std::iter::repeat_with(fastrand::lowercase).take(16).collect();
-    let name = format!("outrigger_test_{suffix}");
+    let name = format!("outrigger_test_{}_{suffix}", std::process::id());
     // The one template that nobody can be connected to, in the one encoding that holds every text.
     execute(&server, format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'"))
         .await
