@@ -16,8 +16,8 @@ const MEMORY_PER_BYTE_MAX: usize = 3;
 /// What may come on top of that: caches and buffers that grow once, and the five megabytes of rows that some of the
 /// requests store, which others ask for as a whole.
 const MEMORY_SLACK: usize = 24 * 1024 * 1024;
-/// What SQLite keeps besides, whatever is sent: the pages that its connections remember, 8 MiB for the one that writes and
-/// 2 MiB for each of at least four that read.
+/// What SQLite may keep besides, whatever is sent: the pages that its connections remember, 8 MiB for the one that writes
+/// and 2 MiB for each of at least four that read. That what it takes above the others is these was not shown.
 const SQLITE_CACHES: usize = 16 * 1024 * 1024;
 /// Random inputs of one round.
 const CASES: u32 = 75;
