@@ -171,16 +171,20 @@ impl Inner {
     /// Decides the uploads one after another and writes them together: one answer each.
     async fn write(&self, user: &UserId, uploads: &[&Upload]) -> Result<Vec<Answer>, StoreError> {
         let decidable = |upload: &&&Upload| upload.submissions.len() <= self.limits.changes_max;
-        let wanted = Wanted::of(uploads.iter().filter(decidable).copied());
+        let mut wanted = Wanted::of(uploads.iter().filter(decidable).copied());
         let mut backoff = BACKOFF_MIN;
         let UploadPorts { store, clock, notifier } = &self.ports;
         for _ in 0..ATTEMPTS_MAX {
             let mut planner = Planner::new(store.load(user, &wanted).await?, self.limits);
             let answers: Vec<Answer> =
                 uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
+            if planner.lacks_payloads() {
+                wanted.want_payloads();
+                continue;
+            }
             let plan = planner.finish(clock.now());
             let (written, head) = (plan.log.len(), plan.next_head());
-            if plan.log.is_empty() {
+            if plan.is_empty() {
                 measures::settled(&answers, written, head);
                 return Ok(answers);
             }
@@ -188,7 +192,10 @@ impl Inner {
             match store.commit(user, plan).await {
                 Ok(()) => {
                     measures::settled(&answers, written, head);
-                    notifier.announce(news);
+                    // Of a conflict nobody else has to hear.
+                    if written > 0 {
+                        notifier.announce(news);
+                    }
                     return Ok(answers);
                 }
                 Err(StoreError::Contention) => {

@@ -17,7 +17,8 @@ pub enum Decision {
         /// The row's version right after the change; none where there never was a row to delete.
         version: Option<RowVersion>,
     },
-    /// The change names a version that is not the row's; this is the row as the server has it.
+    /// The change names a version that is not the row's, or was not when it first came; this is the row as the server has
+    /// it now.
     Conflict(ServerRow),
     /// The change can never be applied as it was sent.
     Invalid(Refusal),

@@ -9,12 +9,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use attempt::Attempt;
+
 use crate::change::{Change, OpKind, Payload, Submission, Upload};
 use crate::decision::{Decision, Reason, Refusal, ServerRow};
 use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
 use crate::limits::UploadLimits;
-use crate::stream::{LogEntry, PayloadWanted, RowKey, RowState, Snapshot, StreamHead, Wanted, WantedRow};
+use crate::stream::{Conflicted, LogEntry, RowKey, RowState, Snapshot, StreamHead};
 use crate::window::Reset;
+
+mod attempt;
+mod wanted;
 
 /// What is to be written, all of it or nothing.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,9 +32,17 @@ pub struct Plan {
     pub log: Vec<LogEntry>,
     /// What the entries add up to, each row once, in the order of `entry`.
     pub rows: Vec<RowEffect>,
+    /// The conflicts to be remembered, by the keys of their changes, each once. One that is remembered under its key
+    /// is replaced.
+    pub conflicts: Vec<((SourceId, SourceChangeId), Conflicted)>,
 }
 
 impl Plan {
+    /// Whether there is nothing to be written.
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.conflicts.is_empty()
+    }
+
     /// The end of the stream once the plan is written.
     pub fn next_head(&self) -> ServerSeq {
         self.log.last().map_or(self.head.seq, |entry| entry.server_id)
@@ -56,45 +69,6 @@ pub struct Verdict {
     pub decisions: Vec<Decision>,
 }
 
-impl Wanted {
-    /// All that has to be loaded before these uploads can be decided.
-    pub fn of<'a>(uploads: impl IntoIterator<Item = &'a Upload>) -> Self {
-        let mut wanted = Self::default();
-        let mut positions = HashMap::new();
-        let mut keys = std::collections::HashSet::new();
-        for upload in uploads {
-            if !wanted.sources.contains(&upload.source) {
-                wanted.sources.push(upload.source.clone());
-            }
-            for change in upload.submissions.iter().filter_map(|submission| submission.change.as_ref().ok()) {
-                let key = (upload.source.clone(), change.source_change_id);
-                if keys.insert(key.clone()) {
-                    wanted.keys.push(key);
-                }
-                wanted.want_row(&change.row, PayloadWanted::UnlessAt(change.base), &mut positions);
-                for parent in &change.parents {
-                    wanted.want_row(parent, PayloadWanted::Never, &mut positions);
-                }
-            }
-        }
-        wanted
-    }
-
-    fn want_row<'a>(&mut self, key: &'a RowKey, payload: PayloadWanted, positions: &mut HashMap<&'a RowKey, usize>) {
-        let Some(&position) = positions.get(key) else {
-            positions.insert(key, self.rows.len());
-            self.rows.push(WantedRow { key: key.clone(), payload });
-            return;
-        };
-        let known = &mut self.rows[position].payload;
-        *known = match (*known, payload) {
-            (wanted, PayloadWanted::Never) | (PayloadWanted::Never, wanted) => wanted,
-            // A second change of a row may have to be compared with what the row was before the first.
-            _ => PayloadWanted::Always,
-        };
-    }
-}
-
 /// Decides uploads of one user. See the [module](self).
 #[derive(Debug)]
 pub struct Planner {
@@ -105,12 +79,17 @@ pub struct Planner {
     last_entry: HashMap<RowKey, usize>,
     /// The position in `log` of each new idempotency key.
     new_keys: HashMap<(SourceId, SourceChangeId), usize>,
+    /// See [`Planner::lacks_payloads`].
+    lacks_payloads: bool,
+    /// The conflicts that the store does not remember yet.
+    conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
 }
 
 impl Planner {
     /// Starts from what a store loaded for [`Wanted::of`] the uploads to be decided.
     pub fn new(snapshot: Snapshot, limits: UploadLimits) -> Self {
-        Self { snapshot, limits, log: Vec::new(), last_entry: HashMap::new(), new_keys: HashMap::new() }
+        let (last_entry, new_keys, conflicts) = Default::default();
+        Self { snapshot, limits, log: Vec::new(), last_entry, new_keys, lacks_payloads: false, conflicts }
     }
 
     /// Decides one upload on top of those decided before. One that names another life of the stream is refused.
@@ -135,7 +114,16 @@ impl Planner {
             self.abort(upload, &mut decisions);
             accepted = false;
         }
+        // Those of an atomic upload too: whatever became of the rest, they were answered.
+        self.conflicts.extend(attempt.conflicts);
         Ok(Verdict { accepted, head: self.stream_head(), decisions })
+    }
+
+    /// Whether a conflict shows a row whose payload was left out. It may be with a change that names the version of its
+    /// row and is a conflict for what is remembered of its key. Then nobody must be told of it: what was decided is to be
+    /// decided anew, on what [`Wanted::want_payloads`] asks for.
+    pub fn lacks_payloads(&self) -> bool {
+        self.lacks_payloads
     }
 
     /// All that the decided uploads write.
@@ -146,7 +134,13 @@ impl Planner {
             .map(|(key, &entry)| RowEffect { entry, known: self.snapshot.rows.contains_key(key) })
             .collect();
         rows.sort_unstable_by_key(|effect| effect.entry);
-        Plan { head: self.snapshot.head, at, log: self.log, rows }
+        // What was applied in the end, at another version, is answered from the log.
+        let is_news = |(key, conflicted): &(_, Conflicted)| {
+            !self.new_keys.contains_key(key) && self.snapshot.conflicts.get(key) != Some(conflicted)
+        };
+        let mut conflicts: Vec<_> = self.conflicts.into_iter().filter(is_news).collect();
+        conflicts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Plan { head: self.snapshot.head, at, log: self.log, rows, conflicts }
     }
 
     fn head(&self) -> ServerSeq {
@@ -166,6 +160,7 @@ impl Planner {
     }
 
     fn decide_all(&mut self, upload: &Upload, attempt: &mut Attempt<'_>) -> Vec<Decision> {
+        attempt.conflicts.clear();
         let decide = |(position, submission): (usize, &Submission)| match &submission.change {
             Ok(change) => self.decide_change(position, &upload.source, change, attempt),
             Err(refusal) => Decision::Invalid(refusal.clone()),
@@ -183,8 +178,8 @@ impl Planner {
         if let Some(decision) = self.decide_known_key(source, change) {
             return decision;
         }
-        if self.is_forgotten(source, change.source_change_id) {
-            return Decision::Conflict(self.server_row(&change.row));
+        if self.is_forgotten(source, change.source_change_id) || self.is_known_conflict(source, change, attempt) {
+            return self.conflict(&change.row);
         }
         if let Some(missing) = self.missing_parents(position, change, attempt) {
             return fk_missing(missing);
@@ -194,7 +189,10 @@ impl Planner {
             (OpKind::Delete, RowVersion(0), _) => Decision::Applied { version: None },
             (OpKind::Delete, version, false) if change.base == version => Decision::Applied { version: Some(version) },
             (_, version, _) if change.base == version => self.apply(source, change, &mut attempt.undo),
-            _ => Decision::Conflict(self.server_row(&change.row)),
+            _ => {
+                attempt.conflicts.insert((source.clone(), change.source_change_id), Conflicted::of(change));
+                self.conflict(&change.row)
+            }
         }
     }
 
@@ -233,6 +231,14 @@ impl Planner {
     fn is_forgotten(&self, source: &SourceId, id: SourceChangeId) -> bool {
         !self.new_keys.contains_key(&(source.clone(), id))
             && self.snapshot.forgotten.get(source).is_some_and(|&highest| id <= highest)
+    }
+
+    /// Whether the change was a conflict before. Then it stays one, whatever has become of its row: its device was told
+    /// and has gone on from there. The row may be forgotten by now, or have been made again and be at that version.
+    fn is_known_conflict(&self, source: &SourceId, change: &Change, attempt: &Attempt<'_>) -> bool {
+        let key = (source.clone(), change.source_change_id);
+        let new = attempt.conflicts.get(&key).or_else(|| self.conflicts.get(&key));
+        new.or_else(|| self.snapshot.conflicts.get(&key)).is_some_and(|known| *known == Conflicted::of(change))
     }
 
     /// Rules 3 and 4: the key is in the log already, for this change or for another.
@@ -287,6 +293,12 @@ impl Planner {
         }
     }
 
+    fn conflict(&mut self, key: &RowKey) -> Decision {
+        let is_loaded = || !matches!(self.snapshot.rows.get(key), Some((_, RowState::Unloaded)));
+        self.lacks_payloads |= !self.last_entry.contains_key(key) && !is_loaded();
+        Decision::Conflict(self.server_row(key))
+    }
+
     fn server_row(&self, key: &RowKey) -> ServerRow {
         let payload: Option<&Payload> = match self.last_entry.get(key) {
             Some(&position) => self.log[position].change.op.payload(),
@@ -328,33 +340,6 @@ impl Planner {
                 Decision::Applied { .. } | Decision::Invalid(_) => {}
             }
         }
-    }
-}
-
-/// One way through an upload. It is taken again, with more orphans known, until no hope is disappointed.
-#[derive(Default)]
-struct Attempt<'a> {
-    /// What [`Planner::last_entry`] held before each entry.
-    undo: Vec<(RowKey, Option<usize>)>,
-    /// The position of the last change that would make each row. Empty if no change refers to a row.
-    last_write: HashMap<&'a RowKey, usize>,
-    /// Changes that were decided in the hope that these parents come to exist.
-    hopes: Vec<(usize, Vec<RowKey>)>,
-    /// Changes whose hope was disappointed, with the parents that do not exist.
-    orphans: HashMap<usize, Vec<RowKey>>,
-}
-
-impl<'a> Attempt<'a> {
-    fn new(upload: &'a Upload) -> Self {
-        let changes = || {
-            let numbered = upload.submissions.iter().enumerate();
-            numbered.filter_map(|(position, submission)| Some((position, submission.change.as_deref().ok()?)))
-        };
-        if changes().all(|(_, change)| change.parents.is_empty()) {
-            return Self::default();
-        }
-        let writes = changes().filter(|(_, change)| change.op.kind() != OpKind::Delete);
-        Self { last_write: writes.map(|(position, change)| (&change.row, position)).collect(), ..Self::default() }
     }
 }
 

@@ -70,7 +70,8 @@ pub struct WantedRow {
 pub enum PayloadWanted {
     /// Whatever the row's version is.
     Always,
-    /// Unless the row is at this version: the only change of it will apply, and not look at what it replaces.
+    /// Unless the row is at this version: the only change of it will apply, and not look at what it replaces, but for
+    /// [few](crate::Planner::lacks_payloads).
     UnlessAt(RowVersion),
     /// Not at all: the row is only referred to.
     Never,
@@ -106,6 +107,8 @@ pub struct Snapshot {
     pub rows: HashMap<RowKey, (RowVersion, RowState)>,
     /// The wanted keys that are in the log, or remembered since their entries were pruned.
     pub logged: HashMap<(SourceId, SourceChangeId), Logged>,
+    /// The wanted keys of changes that were a conflict. One may be in the log as well, at another version: that counts.
+    pub conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
     /// The highest number of each wanted source that was forgotten, if any was.
     pub forgotten: HashMap<SourceId, SourceChangeId>,
 }
@@ -150,6 +153,27 @@ impl LoggedPayload {
             Self::Whole(logged) => logged == payload,
             Self::Digest(digest) => digest == payload.digest(),
         }
+    }
+}
+
+/// A change that was answered `conflict`, as its idempotency key remembers it.
+///
+/// The version is part of it: a device may resolve the conflict and send the change under the same number, at the version
+/// that it was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflicted {
+    /// What the change would have done.
+    pub op: OpKind,
+    /// The row that it was about.
+    pub row: RowKey,
+    /// The version that it named.
+    pub base: RowVersion,
+}
+
+impl Conflicted {
+    /// What is remembered of a change.
+    pub fn of(change: &Change) -> Self {
+        Self { op: change.op.kind(), row: change.row.clone(), base: change.base }
     }
 }
 

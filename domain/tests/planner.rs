@@ -32,6 +32,8 @@ struct Batch {
 struct Model {
     rows: BTreeMap<u8, (i64, Option<u8>)>,
     keys: HashMap<(u8, i64), (u8, u8, u8, i64)>,
+    /// What was a conflict: op, row and base.
+    conflicts: HashMap<(u8, i64), (u8, u8, i64)>,
     log: Vec<(u8, i64, i64)>,
 }
 
@@ -56,6 +58,9 @@ impl Model {
             let same = (op, row, known) == (change.op, change.row, value);
             return if same { Answer::Applied(Some(version)) } else { Answer::Reused };
         }
+        if self.was_a_conflict(source, change) {
+            return self.conflict(change);
+        }
         let parents = if change.op == 2 { &[][..] } else { &change.parents };
         let missing: Vec<u8> =
             parents.iter().copied().filter(|&parent| parent != change.row && !self.exists(parent)).collect();
@@ -74,8 +79,20 @@ impl Model {
                 self.log.push((source, change.id, version));
                 Answer::Applied(Some(version))
             }
-            row => Answer::Conflict(row.map_or(0, |row| row.0), row.and_then(|row| row.1)),
+            _ => {
+                self.conflicts.insert((source, change.id), (change.op, change.row, change.base));
+                self.conflict(change)
+            }
         }
+    }
+
+    fn was_a_conflict(&self, source: u8, change: &Try) -> bool {
+        self.conflicts.get(&(source, change.id)) == Some(&(change.op, change.row, change.base))
+    }
+
+    fn conflict(&self, change: &Try) -> Answer {
+        let row = self.rows.get(&change.row);
+        Answer::Conflict(row.map_or(0, |row| row.0), row.and_then(|row| row.1))
     }
 
     fn batch(&mut self, batch: &Batch) -> Vec<Answer> {
@@ -88,8 +105,11 @@ impl Model {
             for (n, change) in batch.tries.iter().enumerate() {
                 hopes.push(Vec::new());
                 answers.push(match orphans.get(&n) {
-                    // Rules 3 and 4 come before rule 5.
-                    Some(missing) if !self.keys.contains_key(&(batch.source, change.id)) => {
+                    // Rules 3 and 4 come before rule 5, and so do conflicts that are known.
+                    Some(missing)
+                        if !self.keys.contains_key(&(batch.source, change.id))
+                            && !self.was_a_conflict(batch.source, change) =>
+                    {
                         Answer::Missing(missing.clone())
                     }
                     _ => self.one(batch.source, change, &batch.tries[n + 1..], &mut hopes),
@@ -107,15 +127,12 @@ impl Model {
         if !batch.atomic || answers.iter().all(|answer| matches!(answer, Answer::Applied(_))) {
             return answers;
         }
-        *self = before;
+        *self = Self { conflicts: std::mem::take(&mut self.conflicts), ..before };
         for (answer, change) in answers.iter_mut().zip(&batch.tries) {
             let logged_before = self.keys.contains_key(&(batch.source, change.id));
             match answer {
                 Answer::Applied(_) if !logged_before => *answer = Answer::Aborted,
-                Answer::Conflict(..) => {
-                    let row = self.rows.get(&change.row);
-                    *answer = Answer::Conflict(row.map_or(0, |row| row.0), row.and_then(|row| row.1));
-                }
+                Answer::Conflict(..) => *answer = self.conflict(change),
                 _ => {}
             }
         }
@@ -178,6 +195,7 @@ struct Store {
     head: i64,
     rows: HashMap<RowKey, (RowVersion, RowState)>,
     logged: HashMap<(SourceId, SourceChangeId), Logged>,
+    conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
 }
 
 impl Store {
@@ -192,8 +210,30 @@ impl Store {
             head: StreamHead { seq: ServerSeq(self.head), ..StreamHead::default() },
             rows: wanted.rows.iter().filter_map(row).collect(),
             logged: wanted.keys.iter().filter_map(|key| Some((key.clone(), self.logged.get(key)?.clone()))).collect(),
+            conflicts: wanted
+                .keys
+                .iter()
+                .filter_map(|key| Some((key.clone(), self.conflicts.get(key)?.clone())))
+                .collect(),
             forgotten: HashMap::new(),
         }
+    }
+
+    fn decide(&self, uploads: &[Upload]) -> (Planner, Vec<plan::Verdict>) {
+        let decide = |wanted: &Wanted| {
+            let mut planner = Planner::new(self.load(wanted), UploadLimits::default());
+            let verdicts = uploads.iter().map(|upload| planner.decide(upload).unwrap()).collect();
+            (planner, verdicts)
+        };
+        let mut wanted = Wanted::of(uploads);
+        let (planner, verdicts) = decide(&wanted);
+        if !planner.lacks_payloads() {
+            return (planner, verdicts);
+        }
+        wanted.want_payloads();
+        let (planner, verdicts) = decide(&wanted);
+        assert!(!planner.lacks_payloads());
+        (planner, verdicts)
     }
 
     fn commit(&mut self, plan: &Plan) {
@@ -205,6 +245,11 @@ impl Store {
             let payload = op.payload().cloned().map(LoggedPayload::Whole);
             let logged = Logged { op: op.kind(), row: row.clone(), payload, version: entry.version };
             assert!(self.logged.insert((entry.source.clone(), *source_change_id), logged).is_none());
+        }
+        for (key, conflicted) in &plan.conflicts {
+            assert!(!self.logged.contains_key(key));
+            let before = self.conflicts.insert(key.clone(), conflicted.clone());
+            assert!(before.is_none_or(|before| before != *conflicted), "it is remembered already");
         }
         for effect in &plan.rows {
             let entry = &plan.log[effect.entry];
@@ -235,9 +280,8 @@ proptest! {
         let (mut model, mut store) = (Model::default(), Store::default());
         for group in batches.chunks(group) {
             let uploads: Vec<_> = group.iter().map(upload).collect();
-            let mut planner = Planner::new(store.load(&Wanted::of(&uploads)), UploadLimits::default());
-            for (batch, upload) in group.iter().zip(&uploads) {
-                let verdict = planner.decide(upload).unwrap();
+            let (planner, verdicts) = store.decide(&uploads);
+            for (batch, verdict) in group.iter().zip(verdicts) {
                 let expected = model.batch(batch);
                 prop_assert_eq!(verdict.decisions.iter().map(answer).collect::<Vec<_>>(), expected);
                 prop_assert_eq!(verdict.head.seq.0, model.log.len() as i64);

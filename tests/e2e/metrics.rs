@@ -59,7 +59,7 @@ async fn what_happens_is_counted_and_nobody_is_named() {
         ("outrigger_changes_total", &[r#"outcome="invalid""#, r#"reason="unregistered_table""#], 1.0),
         ("outrigger_changes_repeated_total", &[], 3.0),
         ("outrigger_stream_length_changes_count", &[], 1.0),
-        ("outrigger_store_duration_seconds_count", &[r#"call="commit""#, r#"result="ok""#], 1.0),
+        ("outrigger_store_duration_seconds_count", &[r#"call="commit""#, r#"result="ok""#], 2.0),
         ("outrigger_http_requests_total", &[r#"route="/sync/upload""#, r#"method="POST""#, r#"status="200""#], 4.0),
         ("outrigger_http_requests_total", &[r#"route="/sync/download""#, r#"status="400""#], 1.0),
         ("outrigger_http_requests_total", &[r#"route="none""#, r#"status="404""#], 1.0),

@@ -30,8 +30,9 @@ const STATUS_BYTES: usize = 96;
 ///
 /// Each change is decided by itself, in the order sent, and answered by one status: `applied`, `conflict` with the
 /// server's row, or `invalid` with a reason. Sending the same upload again is safe: what was applied is not
-/// applied again, and the answer is the same. An upload of more than 100000 changes that are not all well-formed is
-/// refused as a whole.
+/// applied again, what was a conflict stays one, and the answer is the same, with the row as it is by then. At another
+/// version a conflict is decided anew, under the same number or a new one. An upload of more than 100000 changes that are
+/// not all well-formed is refused as a whole.
 #[utoipa::path(
     post,
     path = "/sync/upload",

@@ -27,7 +27,7 @@ impl ContactStore for MemoryStore {
         let mut record = state.sources.get(&(user.clone(), source.clone())).cloned().unwrap_or_default();
         if let Some(stream) = state.users.get(user) {
             let of_source = |(of, id): &(SourceId, _)| (of == source).then_some(*id);
-            let numbers = stream.keys.keys().chain(stream.pruned.keys()).filter_map(of_source);
+            let numbers = stream.keys.keys().chain(stream.remembered.keys()).filter_map(of_source);
             record.highest_source_change_id =
                 numbers.chain(stream.forgotten.get(source).copied()).max().unwrap_or_default();
         }

@@ -20,7 +20,7 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Epoch, Kept, Logged, LoggedPayload, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
+    Conflicted, Epoch, Kept, Logged, LoggedPayload, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
     SourceChangeId, SourceId, TableName, UserId, Wanted,
 };
 use uuid::Uuid;
@@ -62,8 +62,8 @@ struct Stream {
     kept: Kept,
     log: BTreeMap<ServerSeq, StreamChange>,
     keys: HashMap<Key, ServerSeq>,
-    /// The keys of entries that were pruned.
-    pruned: HashMap<Key, PrunedKey>,
+    /// The keys that are remembered without an entry of the log.
+    remembered: HashMap<Key, Remembered>,
     /// The highest of each source's keys that are not even kept there any more.
     forgotten: HashMap<SourceId, SourceChangeId>,
     swept_at: Option<Timestamp>,
@@ -73,10 +73,13 @@ struct Stream {
     last_failure_id: i64,
 }
 
+/// What a key stands for, and since when it is remembered.
 #[derive(Debug)]
-struct PrunedKey {
-    logged: Logged,
-    at: Timestamp,
+enum Remembered {
+    /// An entry that was pruned.
+    Pruned(Logged, Timestamp),
+    /// A change that was refused. It may have been applied since, at another version.
+    Conflicted(Conflicted, Timestamp),
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +112,10 @@ impl Stream {
             };
             self.log.insert(entry.server_id, change);
             self.last = entry.server_id;
+        }
+        for (key, conflicted) in plan.conflicts {
+            self.remembered.insert(key, Remembered::Conflicted(conflicted, plan.at));
+            self.clean_at = None;
         }
     }
 }
@@ -149,17 +156,23 @@ impl SyncStore for MemoryStore {
         let row = |key: &RowKey| stream.rows.get(key).map(|row| (key.clone(), (row.version, row.state.clone())));
         let logged = |key: &Key| {
             let Some(seq) = stream.keys.get(key) else {
-                return stream.pruned.get(key).map(|pruned| (key.clone(), pruned.logged.clone()));
+                let Remembered::Pruned(logged, _) = stream.remembered.get(key)? else { return None };
+                return Some((key.clone(), logged.clone()));
             };
             let change = &stream.log[seq];
             let (row, payload) = (change.row.clone(), change.payload.clone().map(LoggedPayload::Whole));
             Some((key.clone(), Logged { op: change.op, row, payload, version: change.version }))
+        };
+        let conflicted = |key: &Key| {
+            let Remembered::Conflicted(conflicted, _) = stream.remembered.get(key)? else { return None };
+            Some((key.clone(), conflicted.clone()))
         };
         let forgotten = |source: &SourceId| Some((source.clone(), *stream.forgotten.get(source)?));
         Ok(Snapshot {
             head,
             rows: wanted.rows.iter().filter_map(|wanted| row(&wanted.key)).collect(),
             logged: wanted.keys.iter().filter_map(logged).collect(),
+            conflicts: wanted.keys.iter().filter_map(conflicted).collect(),
             forgotten: wanted.sources.iter().filter_map(forgotten).collect(),
         })
     }

@@ -5,9 +5,19 @@ use jiff::Timestamp;
 use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
 use outrigger_application::ports::store::StoreError;
 use outrigger_domain::retention::{Aged, Cutoffs, Fate, STEP_BYTES_MAX, STEP_ENTRIES_MAX, Sweep};
-use outrigger_domain::{Epoch, LoggedPayload, ServerSeq, UserId};
+use outrigger_domain::{Epoch, Logged, LoggedPayload, RowKey, ServerSeq, UserId};
 
-use crate::{Key, MemoryStore, PrunedKey, Stream};
+use crate::{Key, MemoryStore, Remembered, Stream};
+
+impl Remembered {
+    /// The row that the change was about, and since when its key is remembered.
+    fn row_since(&self) -> (&RowKey, Timestamp) {
+        match self {
+            Self::Pruned(logged, at) => (&logged.row, *at),
+            Self::Conflicted(conflicted, at) => (&conflicted.row, *at),
+        }
+    }
+}
 
 impl Stream {
     /// Sorts the entries of one step. Gives those that go, and the step with nothing counted yet.
@@ -38,8 +48,8 @@ impl Stream {
         let key = (change.source, change.source_change_id);
         self.keys.remove(&key);
         let payload = change.payload.map(|payload| LoggedPayload::Digest(*payload.digest()));
-        let logged = outrigger_domain::Logged { op: change.op, row: change.row, payload, version: change.version };
-        self.pruned.insert(key, PrunedKey { logged, at });
+        let logged = Logged { op: change.op, row: change.row, payload, version: change.version };
+        self.remembered.insert(key, Remembered::Pruned(logged, at));
     }
 }
 
@@ -97,16 +107,18 @@ impl RetentionStore for MemoryStore {
     async fn forget_keys(&self, user: &UserId, before: Timestamp, limit: u32) -> Result<(u64, bool), StoreError> {
         let mut state = self.state();
         let Some(stream) = state.users.get_mut(user) else { return Ok((0, false)) };
-        let is_old =
-            |(_, pruned): &(&Key, &PrunedKey)| pruned.at < before && !stream.rows.contains_key(&pruned.logged.row);
+        let is_old = |(_, remembered): &(&Key, &Remembered)| {
+            let (row, since) = remembered.row_since();
+            since < before && !stream.rows.contains_key(row)
+        };
         let old: Vec<Key> =
-            stream.pruned.iter().filter(is_old).map(|(key, _)| key.clone()).take(limit as usize).collect();
+            stream.remembered.iter().filter(is_old).map(|(key, _)| key.clone()).take(limit as usize).collect();
         for key in &old {
-            stream.pruned.remove(key);
+            stream.remembered.remove(key);
             let highest = stream.forgotten.entry(key.0.clone()).or_insert(key.1);
             *highest = key.1.max(*highest);
         }
-        Ok((old.len() as u64, !stream.pruned.is_empty()))
+        Ok((old.len() as u64, !stream.remembered.is_empty()))
     }
 
     async fn mark_clean(&self, user: &UserId, head: ServerSeq) -> Result<(), StoreError> {

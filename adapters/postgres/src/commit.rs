@@ -15,15 +15,18 @@ use crate::error::{self, from_commit, from_sqlx};
 use crate::projection::careful::{Careful, TIMED_OUT};
 use crate::projection::parts::{self, Part};
 use crate::projection::values::{self, NetChange};
-use crate::projection::{Targets, failures};
+use crate::projection::{Sidecar, Targets, failures};
 use crate::session;
 use crate::timestamp::TimestampTz;
+
+mod conflicts;
 
 /// One statement that is its own transaction: a caller that goes away leaves nothing open.
 ///
 /// `turn` has one row if the stream ended at $2 and now ends at $3, and else none; all that is written comes
-/// through it. A commit that races this one waits for the row's lock at `moved` (`born` for a user's first),
-/// sees the new end once it has it, and writes nothing. A stream that has lost its row stays lost.
+/// through it. With conflicts alone $3 is $2, and the stream has something to be swept again. A commit that races
+/// this one waits for the row's lock at `moved` (`born` for a user's first), sees the new end once it has it, and writes
+/// nothing. A stream that has lost its row stays lost.
 ///
 /// When `turn` has a row, nobody has written for this user since the plan's snapshot, so this statement's own snapshot
 /// is as good, and `changed` must find every row that the plan knows, at a lower version. If it does
@@ -35,7 +38,7 @@ use crate::timestamp::TimestampTz;
 /// to write it.
 const WRITES: &str = "
 WITH moved AS (
-    UPDATE sync.user_stream SET last_server_id = $3
+    UPDATE sync.user_stream SET last_server_id = $3, clean_at = NULL
     WHERE user_id = $1 AND last_server_id = $2
     RETURNING 1
 ), born AS (
@@ -103,6 +106,8 @@ const CURED: &str = ", cured AS (
       AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
 )";
 static COMMIT: LazyLock<Arc<str>> = LazyLock::new(|| format!("{WRITES}{ANSWER}").into());
+static COMMIT_WITH_CONFLICTS: LazyLock<Arc<str>> =
+    LazyLock::new(|| format!("{WRITES}{}{ANSWER}", conflicts::REMEMBERED).into());
 /// The number of the first parameter behind those of [`WRITES`].
 const NEXT_PARAMETER: usize = 15;
 
@@ -118,11 +123,11 @@ enum Whole {
 
 /// Appends the plan to the user's stream if that still ends where the plan was made, and projects its rows.
 pub(crate) async fn commit(store: &PostgresStore, user: &UserId, plan: &Plan) -> Result<(), StoreError> {
-    debug_assert!(!plan.log.is_empty(), "a plan without entries swaps nothing, so it could win along with another");
+    debug_assert!(!plan.is_empty(), "a commit that writes nothing");
     let rows = values::of_plan(plan);
     let targets = store.projection.targets();
     if !rows.iter().any(|row| store.projection.projects(&targets, &row.key.table)) {
-        let written = store.sessions.rows(statement(Arc::clone(&COMMIT), user, (plan, None))).await;
+        let written = store.sessions.rows(statement(sidecar_text(plan), user, (plan, None))).await;
         return won(&written.map_err(from_commit)?);
     }
     let started = Instant::now();
@@ -165,10 +170,12 @@ async fn commit_whole(
 ) -> Result<Whole, StoreError> {
     let refused = Whole::Refused { timed_out: false };
     let Some(mut parts) = parts::sorted(&store.projection, targets, rows) else { return Ok(refused) };
-    let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), true);
-    let text = targets.statement(key(&parts), || whole_text(&parts)).or_else(|| {
+    let with_conflicts = !plan.conflicts.is_empty();
+    let sidecar = if with_conflicts { Sidecar::WithConflicts } else { Sidecar::Written };
+    let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), sidecar);
+    let text = targets.statement(key(&parts), || whole_text(&parts, with_conflicts)).or_else(|| {
         parts = parts::merged(std::mem::take(&mut parts));
-        targets.statement(key(&parts), || whole_text(&parts))
+        targets.statement(key(&parts), || whole_text(&parts, with_conflicts))
     });
     let Some(text) = text else { return Ok(refused) };
     let names: Vec<&TableName> = parts.iter().map(Part::table).collect();
@@ -184,9 +191,18 @@ async fn commit_whole(
     }
 }
 
-fn whole_text(parts: &[Part<'_>]) -> String {
-    let mut text = WRITES.to_owned();
-    let shortfalls = parts::fragments(&mut text, parts, NEXT_PARAMETER);
+/// What writes the sidecar alone.
+fn sidecar_text(plan: &Plan) -> Arc<str> {
+    Arc::clone(if plan.conflicts.is_empty() { &COMMIT } else { &COMMIT_WITH_CONFLICTS })
+}
+
+fn whole_text(parts: &[Part<'_>], with_conflicts: bool) -> String {
+    let (mut text, mut next) = (WRITES.to_owned(), NEXT_PARAMETER);
+    if with_conflicts {
+        text += conflicts::REMEMBERED;
+        next += conflicts::PARAMETERS;
+    }
+    let shortfalls = parts::fragments(&mut text, parts, next);
     text += CURED;
     text += ANSWER;
     for shortfall in shortfalls {
@@ -224,7 +240,7 @@ async fn commit_in_parts(
     (plan, rows, time): (&Plan, &[NetChange<'_>], Result<Duration, &str>),
 ) -> Result<(), Failed> {
     let mut tx = store.sessions.begin().await?;
-    let written = statement(Arc::clone(&COMMIT), user, (plan, None)).fetch_all(tx.connection()).await?;
+    let written = statement(sidecar_text(plan), user, (plan, None)).fetch_all(tx.connection()).await?;
     if let Err(lost) = won(&written) {
         tx.rollback().await?;
         return Err(Failed::Before(lost));
@@ -268,7 +284,7 @@ fn statement<'q>(
             marks[effect.entry] = Some(change.op.payload().is_some());
         }
     }
-    sqlx::query(AssertSqlSafe(text))
+    let statement = sqlx::query(AssertSqlSafe(text))
         .bind(user.as_str())
         .bind(plan.head.seq.0)
         .bind(plan.next_head().0)
@@ -282,5 +298,6 @@ fn statement<'q>(
         .bind(log.iter().map(|entry| entry.change.source_change_id.0).collect::<Vec<_>>())
         .bind(log.iter().map(|entry| entry.version.0).collect::<Vec<_>>())
         .bind(known)
-        .bind(marks)
+        .bind(marks);
+    conflicts::bind(statement, plan)
 }

@@ -4,8 +4,8 @@ use outrigger_application::StoreError;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::stream::PayloadWanted;
 use outrigger_domain::{
-    Epoch, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId,
-    StreamHead, TableName, UserId, Wanted,
+    Conflicted, Epoch, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
+    SourceChangeId, StreamHead, TableName, UserId, Wanted,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -18,7 +18,8 @@ use ranges::{Range, ranges};
 mod ranges;
 
 /// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys of
-/// entries in the log (2) and of pruned ones (3), and the numbers that were forgotten of the wanted sources (4).
+/// entries in the log (2), of pruned ones (3) and of conflicts (5), and the numbers that were forgotten of the wanted
+/// sources (4).
 ///
 /// Idempotency keys are looked up by ranges, since a device numbers its changes one after another: of an upload that is
 /// new, one look tells that no key is there. Each look-up is a subquery with a LIMIT or an OFFSET, which the planner
@@ -57,11 +58,11 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) l
 UNION ALL
-SELECT 3, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid, p.source_change_id
+SELECT CASE WHEN p.unlogged IS NULL THEN 3 ELSE 5 END, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid, p.source_change_id
 FROM unnest($6::text[], $7::int8[], $8::int8[]) WITH ORDINALITY AS k (source_id, first, last, place)
 CROSS JOIN LATERAL (
     SELECT e.server_version, encode(e.digest, 'hex') AS digest, e.op, e.schema_name, e.table_name, e.pk_uuid,
-           e.source_change_id
+           e.source_change_id, e.unlogged
     FROM sync.sync_pruned_key e
     WHERE e.user_id = $1 AND e.source_id = k.source_id AND e.source_change_id BETWEEN k.first AND k.last
     OFFSET 0
@@ -149,10 +150,16 @@ impl Found {
             _ => {
                 let number = SourceChangeId(self.source_change_id.unwrap_or_default());
                 let key = (keys[place].source.clone(), number);
+                let is_conflict = self.kind == 5;
                 let logged = self.logged().ok_or_else(|| {
-                    corrupt(format!("the log entry of source {}, change {}, cannot be read", key.0, key.1))
+                    corrupt(format!("what is kept of source {}, change {}, cannot be read", key.0, key.1))
                 })?;
-                snapshot.logged.insert(key, logged);
+                if is_conflict {
+                    let Logged { op, row, version: base, .. } = logged;
+                    snapshot.conflicts.insert(key, Conflicted { op, row, base });
+                } else {
+                    snapshot.logged.insert(key, logged);
+                }
             }
         }
         Ok(())

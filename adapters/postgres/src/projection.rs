@@ -61,8 +61,16 @@ impl fmt::Debug for Projection {
     }
 }
 
-/// What a statement is made of, and whether it writes the sidecar as well.
-type StatementKey = (Vec<Form>, bool);
+/// What a statement is made of, and what it writes of the sidecar as well.
+type StatementKey = (Vec<Form>, Sidecar);
+
+/// What a statement that projects rows writes of the sidecar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Sidecar {
+    Untouched,
+    Written,
+    WithConflicts,
+}
 
 /// Texts with fragments of new rows that are kept: devices choose which columns there are, and every text is a prepared
 /// statement of every connection.

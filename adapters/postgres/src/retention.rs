@@ -59,23 +59,46 @@ LEFT JOIN LATERAL (
 ) l ON coalesce(l.bytes - coalesce(octet_length(l.payload), 0), 0) < $4
 ORDER BY l.server_id";
 
-const SUPERSEDED: &str = "
+/// Remembers the keys of entries that go, in place of the conflicts that some of their changes were before they were
+/// applied.
+macro_rules! remembering {
+    ($select:literal) => {
+        concat!(
+            "
+    INSERT INTO sync.sync_pruned_key (
+        user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, digest, server_version, pruned_at
+    )",
+            $select,
+            "
+    ON CONFLICT (user_id, source_id, source_change_id) DO UPDATE SET
+        op = excluded.op, schema_name = excluded.schema_name, table_name = excluded.table_name,
+        pk_uuid = excluded.pk_uuid, digest = excluded.digest, server_version = excluded.server_version,
+        pruned_at = excluded.pruned_at, unlogged = NULL
+"
+        )
+    };
+}
+
+const SUPERSEDED: &str = concat!(
+    "
 WITH gone AS (
     DELETE FROM sync.server_change_log WHERE user_id = $1 AND server_id = ANY ($2)
     RETURNING server_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, server_version
-), remembered AS (
-    INSERT INTO sync.sync_pruned_key (
-        user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, digest, server_version, pruned_at
-    )
+), remembered AS (",
+    remembering!(
+        "
     SELECT $1, g.source_id, g.source_change_id, g.op, g.schema_name, g.table_name, g.pk_uuid, d.digest,
            g.server_version, $4
-    FROM gone g JOIN unnest($2::int8[], $3::bytea[]) AS d (server_id, digest) ON d.server_id = g.server_id
-)
-SELECT count(*) FROM gone";
+    FROM gone g JOIN unnest($2::int8[], $3::bytea[]) AS d (server_id, digest) ON d.server_id = g.server_id"
+    ),
+    ")
+SELECT count(*) FROM gone"
+);
 
 /// `turn` has a row if the stream still ended at $2 and ends behind it now. Then nobody has written for this user since
 /// the entries were sorted.
-const TOMBSTONES: &str = "
+const TOMBSTONES: &str = concat!(
+    "
 WITH turn AS (
     UPDATE sync.user_stream
     SET last_server_id = $2 + 1, kept_moved_at = $2 + 1,
@@ -92,13 +115,14 @@ WITH turn AS (
 ), moot AS (
     DELETE FROM sync.materialize_failures f USING gone g
     WHERE f.user_id = $1 AND f.schema_name = g.schema_name AND f.table_name = g.table_name AND f.pk_uuid = g.pk_uuid
-), remembered AS (
-    INSERT INTO sync.sync_pruned_key (
-        user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, server_version, pruned_at
-    )
-    SELECT $1, source_id, source_change_id, op, schema_name, table_name, pk_uuid, server_version, $4 FROM gone
-)
-SELECT count(*) FROM turn";
+), remembered AS (",
+    remembering!(
+        "
+    SELECT $1, source_id, source_change_id, op, schema_name, table_name, pk_uuid, NULL, server_version, $4 FROM gone"
+    ),
+    ")
+SELECT count(*) FROM turn"
+);
 
 const FORGET_KEYS: &str = "
 WITH old AS (

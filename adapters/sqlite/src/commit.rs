@@ -1,7 +1,7 @@
 //! The statements that write one plan.
 
 use outrigger_application::ports::store::StoreError;
-use outrigger_domain::{Plan, TableName, UserId};
+use outrigger_domain::{Conflicted, Plan, TableName, UserId};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -21,18 +21,26 @@ pub(crate) fn write(
     let at = format!("{:.6}", plan.at);
     advance(tx, user, plan)?;
     append(tx, user, plan, &at)?;
+    remember_conflicts(tx, user, plan, &at)?;
     put_rows(tx, user, plan, (&at, projects))
 }
 
-/// Moves the end of the stream: the compare and swap on which all of a user's order rests.
+/// Moves the end of the stream: the compare and swap on which all of a user's order rests. With conflicts alone it stays
+/// where it is, and has something to be swept again.
 fn advance(tx: &Connection, user: &UserId, plan: &Plan) -> Result<(), Failure> {
     let (before, after) = (plan.head.seq.0, plan.next_head().0);
     let moved = if before == 0 {
-        tx.prepare_cached("INSERT INTO user_stream (user_id, last_server_id) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute(params![user.as_str(), after])?
+        // A user with nothing but conflicts has a stream that ends at 0.
+        let mut begin = tx.prepare_cached(
+            "INSERT INTO user_stream (user_id, last_server_id) VALUES (?1, ?2) ON CONFLICT (user_id) DO UPDATE \
+             SET last_server_id = excluded.last_server_id, clean_at = NULL WHERE last_server_id = 0",
+        )?;
+        begin.execute(params![user.as_str(), after])?
     } else {
-        tx.prepare_cached("UPDATE user_stream SET last_server_id = ?3 WHERE user_id = ?1 AND last_server_id = ?2")?
-            .execute(params![user.as_str(), before, after])?
+        let mut swap = tx.prepare_cached(
+            "UPDATE user_stream SET last_server_id = ?3, clean_at = NULL WHERE user_id = ?1 AND last_server_id = ?2",
+        )?;
+        swap.execute(params![user.as_str(), before, after])?
     };
     if moved == 1 { Ok(()) } else { Err(Failure(StoreError::Contention)) }
 }
@@ -57,6 +65,27 @@ fn append(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), F
             at,
             change.op.payload().map(|payload| payload.as_str()),
         ])?;
+    }
+    Ok(())
+}
+
+fn remember_conflicts(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+    if plan.conflicts.is_empty() {
+        return Ok(());
+    }
+    // The key of an entry that was pruned stays one.
+    let mut remember = tx.prepare_cached(
+        "INSERT INTO sync_pruned_key (user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, \
+         digest, server_version, pruned_at, unlogged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, zeroblob(32), ?8, ?9, 'conflict') \
+         ON CONFLICT (user_id, source_id, source_change_id) DO UPDATE SET op = excluded.op, \
+         schema_name = excluded.schema_name, table_name = excluded.table_name, pk_uuid = excluded.pk_uuid, \
+         server_version = excluded.server_version, pruned_at = excluded.pruned_at WHERE unlogged IS NOT NULL",
+    )?;
+    for ((source, id), Conflicted { op, row, base }) in &plan.conflicts {
+        let (table, mut buffer) = (&row.table, buffer());
+        let (schema, name, pk) = (table.schema(), table.table(), text(row.pk, &mut buffer));
+        let key = (user.as_str(), source.as_str(), id.0);
+        remember.execute(params![key.0, key.1, key.2, op.as_str(), schema, name, pk, base.0, at])?;
     }
     Ok(())
 }

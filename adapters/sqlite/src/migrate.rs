@@ -19,8 +19,12 @@ macro_rules! migration {
     };
 }
 
-const MIGRATIONS: &[Migration] =
-    &[migration!("0001_sidecar"), migration!("0002_materialize"), migration!("0003_long_lived")];
+const MIGRATIONS: &[Migration] = &[
+    migration!("0001_sidecar"),
+    migration!("0002_materialize"),
+    migration!("0003_long_lived"),
+    migration!("0004_conflicts"),
+];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sync_schema_migrations (
     number     INTEGER NOT NULL PRIMARY KEY,

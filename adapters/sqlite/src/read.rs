@@ -5,8 +5,8 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead, WantedRow};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Epoch, Kept, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot, SourceChangeId,
-    SourceId, TableName, UserId, Wanted,
+    Conflicted, Epoch, Kept, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
+    SourceChangeId, SourceId, TableName, UserId, Wanted,
 };
 use rusqlite::{Row, Statement, Transaction, params};
 use uuid::Uuid;
@@ -18,9 +18,6 @@ use crate::error::Failure;
 /// handing SQLite the list as JSON, and there is no round trip to save.
 pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Result<Snapshot, Failure> {
     let mut snapshot = Snapshot { head: head(tx, user)?.0, ..Snapshot::default() };
-    if snapshot.head.seq == ServerSeq(0) {
-        return Ok(snapshot);
-    }
     // The payload is read only where a change may be compared with it, and so conflict with the row.
     let mut row = tx.prepare_cached(
         "SELECT meta.server_version, meta.deleted, state.payload FROM sync_row_meta AS meta \
@@ -38,15 +35,24 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
          WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
     )?;
     let mut pruned = tx.prepare_cached(
-        "SELECT op, schema_name, table_name, pk_uuid, server_version, digest FROM sync_pruned_key \
+        "SELECT op, schema_name, table_name, pk_uuid, server_version, digest, unlogged IS NOT NULL FROM sync_pruned_key \
          WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
     )?;
     for wanted in &wanted.keys {
-        let logged = load_key(&mut key, user, wanted, |row| Ok(payload(row, 5)?.map(LoggedPayload::Whole)))?;
-        let digest = |row: &Row<'_>| Ok(row.get::<_, Option<[u8; 32]>>(5)?.map(LoggedPayload::Digest));
-        let found = if logged.is_some() { logged } else { load_key(&mut pruned, user, wanted, digest)? };
-        if let Some(found) = found {
-            snapshot.logged.insert(wanted.clone(), found);
+        let (source, number) = wanted;
+        let parameters = params![user.as_str(), source.as_str(), number.0];
+        if let Some(row) = key.query(parameters)?.next()? {
+            let payload = payload(row, 5)?.map(LoggedPayload::Whole);
+            snapshot.logged.insert(wanted.clone(), logged(row, payload)?);
+        } else if let Some(row) = pruned.query(parameters)?.next()? {
+            let digest = row.get::<_, Option<[u8; 32]>>(5)?.map(LoggedPayload::Digest);
+            let found = logged(row, digest)?;
+            if row.get(6)? {
+                let Logged { op, row, version: base, .. } = found;
+                snapshot.conflicts.insert(wanted.clone(), Conflicted { op, row, base });
+            } else {
+                snapshot.logged.insert(wanted.clone(), found);
+            }
         }
     }
     let mut forgotten = tx.prepare_cached(
@@ -130,16 +136,8 @@ fn load_row(
     Ok(Some((version, state)))
 }
 
-fn load_key(
-    statement: &mut Statement<'_>,
-    user: &UserId,
-    (source, number): &(SourceId, SourceChangeId),
-    payload: impl Fn(&Row<'_>) -> Result<Option<LoggedPayload>, Failure>,
-) -> Result<Option<Logged>, Failure> {
-    let mut rows = statement.query(params![user.as_str(), source.as_str(), number.0])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let version = RowVersion(row.get(4)?);
-    Ok(Some(Logged { op: op(row, 0)?, row: row_key(row, 1)?, version, payload: payload(row)? }))
+fn logged(row: &Row<'_>, payload: Option<LoggedPayload>) -> Result<Logged, Failure> {
+    Ok(Logged { op: op(row, 0)?, row: row_key(row, 1)?, version: RowVersion(row.get(4)?), payload })
 }
 
 fn change(row: &Row<'_>) -> Result<StreamChange, Failure> {

@@ -184,6 +184,7 @@ fn sort(tx: &Connection, user: &UserId, cutoffs: Cutoffs, after: ServerSeq) -> R
     Ok((gone, step))
 }
 
+/// Remembers the key of an entry that goes, in place of a conflict that its change was before it was applied.
 fn remember_key(
     tx: &Connection,
     user: &UserId,
@@ -194,7 +195,11 @@ fn remember_key(
         "INSERT INTO sync_pruned_key (user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, \
          digest, server_version, pruned_at) \
          SELECT user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, ?3, server_version, ?4 \
-         FROM server_change_log WHERE user_id = ?1 AND server_id = ?2",
+         FROM server_change_log WHERE user_id = ?1 AND server_id = ?2 \
+         ON CONFLICT (user_id, source_id, source_change_id) DO UPDATE SET op = excluded.op, \
+         schema_name = excluded.schema_name, table_name = excluded.table_name, pk_uuid = excluded.pk_uuid, \
+         digest = excluded.digest, server_version = excluded.server_version, pruned_at = excluded.pruned_at, \
+         unlogged = NULL",
     )?;
     remember.execute(params![user.as_str(), seq.0, digest, text(at)])?;
     Ok(())

@@ -44,7 +44,8 @@ impl PlanJob {
     /// A payload counts twice: it goes into the log and becomes the row's state.
     fn bytes(&self) -> usize {
         let payload = |op: &Op| op.payload().map_or(0, |payload| payload.as_str().len());
-        self.plan.log.iter().map(|entry| CHANGE_BYTES + 2 * payload(&entry.change.op)).sum()
+        let entries: usize = self.plan.log.iter().map(|entry| CHANGE_BYTES + 2 * payload(&entry.change.op)).sum();
+        entries + CHANGE_BYTES * self.plan.conflicts.len()
     }
 
     fn task(&self) -> Commit<'_> {
@@ -220,7 +221,13 @@ mod tests {
     use super::*;
 
     fn job() -> (UserId, Plan) {
-        let plan = Plan { head: StreamHead::default(), at: Timestamp::UNIX_EPOCH, log: Vec::new(), rows: Vec::new() };
+        let plan = Plan {
+            head: StreamHead::default(),
+            at: Timestamp::UNIX_EPOCH,
+            log: Vec::new(),
+            rows: Vec::new(),
+            conflicts: Vec::new(),
+        };
         (UserId::parse("alice").unwrap(), plan)
     }
 

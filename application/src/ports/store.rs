@@ -87,8 +87,10 @@ pub trait SyncStore: Send + Sync {
 
     /// Writes the whole plan, or nothing.
     ///
-    /// Needs a plan with at least one entry, made of a snapshot of the same `user`.
-    /// Fails with [`StoreError::Contention`], leaving no trace, if the stream no longer ends at the plan's head.
+    /// Needs a plan that is not [empty](Plan::is_empty), made of a snapshot of the same `user`.
+    /// Fails with [`StoreError::Contention`], leaving no trace, if the stream no longer ends at the plan's head. So it is
+    /// with a plan that has conflicts and no entries, too: it leaves the end where it is, and of two such plans made on one
+    /// end both are written, the second over the first. A stream that was clean is to be swept again after it.
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError>;
 
     /// The first changes of the user's stream that match the query, and the stream's end as of the same moment.

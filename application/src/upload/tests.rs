@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use mockall::Sequence;
+use outrigger_domain::change::OpKind;
 use outrigger_domain::{
-    Catalog, Decision, Epoch, Plan, Reason, Reset, RowVersion, ServerSeq, Snapshot, SourceId, StreamHead, Table,
-    TableName,
+    Catalog, Conflicted, Decision, Epoch, Plan, Reason, Reset, RowState, RowVersion, ServerSeq, Snapshot, SourceId,
+    StreamHead, Table, TableName,
 };
 use tokio::sync::Notify;
 
@@ -99,6 +100,32 @@ async fn a_commit_is_announced_and_nothing_else_is() {
     service.upload(&user(), inserts(&service, [1, 2])).await.unwrap();
     service.upload(&user(), inserts(&service, [3])).await.unwrap_err();
     service.upload(&user(), inserts(&service, [0])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_conflict_is_written_once_and_announced_to_nobody() {
+    let service = |known: bool, commits: usize| {
+        let mut store = MockSyncStore::new();
+        store.expect_load().once().returning(move |_, wanted| {
+            let row = wanted.rows[0].key.clone();
+            let conflicted = Conflicted { op: OpKind::Insert, row: row.clone(), base: RowVersion(0) };
+            let mut snapshot = at(7);
+            snapshot.rows.insert(row, (RowVersion(2), RowState::Deleted));
+            snapshot.conflicts.extend(known.then(|| (wanted.keys[0].clone(), conflicted)));
+            Ok(snapshot)
+        });
+        let expected = |_: &UserId, plan: &Plan| plan.log.is_empty() && plan.conflicts.len() == 1;
+        store.expect_commit().times(commits).withf(expected).returning(|_, _| Ok(()));
+        let mut notifier = MockNotifier::new();
+        notifier.expect_announce().never();
+        telling(store, notifier)
+    };
+    for (known, commits) in [(false, 1), (true, 0)] {
+        let service = service(known, commits);
+        let verdict = service.upload(&user(), inserts(&service, [1])).await.unwrap();
+        assert!(matches!(&verdict.decisions[..], [Decision::Conflict(row)] if row.version.0 == 2), "{verdict:?}");
+        assert_eq!(verdict.head.seq.0, 7);
+    }
 }
 
 #[tokio::test]

@@ -1,17 +1,8 @@
 //! The decision table of the protocol, row by row.
 
-use outrigger_domain::{Decision, Reason, RowVersion, ServerRow, TableName};
+use outrigger_domain::{Decision, Reason};
 
 use crate::world::*;
-
-fn server_row(number: u128, version: i64, payload: Option<&str>) -> Decision {
-    Decision::Conflict(ServerRow {
-        table: TableName::parse(None, "users").expect("a good name"),
-        pk: pk(number),
-        version: RowVersion(version),
-        payload: payload.map(|text| outrigger_domain::Payload::from_text(text.into()).expect("an object")),
-    })
-}
 
 /// Rule 1.
 pub async fn a_malformed_change_is_bad_payload<B: Backend>(world: &World<B>) {
@@ -132,7 +123,7 @@ pub async fn a_key_belongs_to_its_source<B: Backend>(world: &World<B>) {
     assert_eq!(verdict.decisions, [server_row(1, 1, Some("{}"))]);
 }
 
-/// Only applied changes are remembered.
+/// An invalid change leaves no trace, and a conflict none that keeps another change from its number.
 pub async fn a_refused_change_does_not_use_up_its_key<B: Backend>(world: &World<B>) {
     let phone = world.device("alice", "phone");
     let verdict = phone.upload([insert(1, pk(1), "[]"), update(2, pk(2), 5, "{}")]).await;

@@ -17,8 +17,8 @@ use outrigger_domain::plan::Verdict;
 use outrigger_domain::stream::StreamChange;
 use outrigger_domain::window::{Page, PageQuery};
 use outrigger_domain::{
-    Catalog, Decision, Epoch, RawChange, Reason, Reset, RowVersion, ServerSeq, SourceId, Submission, Table, TableName,
-    Upload, UserId,
+    Catalog, Decision, Epoch, Payload, RawChange, Reason, Reset, RowVersion, ServerRow, ServerSeq, SourceId,
+    Submission, Table, TableName, Upload, UserId,
 };
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -367,6 +367,16 @@ pub fn versions(verdict: &Verdict) -> Vec<i64> {
 /// The answer to a change that was applied.
 pub fn applied(version: i64) -> Decision {
     Decision::Applied { version: Some(RowVersion(version)) }
+}
+
+/// The answer to a change that is a conflict: a row of `users` as the server has it.
+pub fn server_row(number: u128, version: i64, payload: Option<&str>) -> Decision {
+    Decision::Conflict(ServerRow {
+        table: TableName::parse(None, "users").expect("a good name"),
+        pk: pk(number),
+        version: RowVersion(version),
+        payload: payload.map(|text| Payload::from_text(text.into()).expect("an object")),
+    })
 }
 
 /// The reason of a change that was refused.

@@ -34,7 +34,7 @@ async fn a_database_newer_than_the_binary_is_refused() {
         )
         .await;
     let message = refusal(fixture.database.url(), PostgresOptions::default()).await;
-    assert_eq!(message, "the database is at migration 9999, this binary knows up to 3: upgrade the binary");
+    assert_eq!(message, "the database is at migration 9999, this binary knows up to 4: upgrade the binary");
 }
 
 #[tokio::test]
