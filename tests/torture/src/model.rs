@@ -84,6 +84,8 @@ struct Stream {
     /// Version, and what the row is; none if it was deleted.
     rows: BTreeMap<Row, (i64, Option<Payload>)>,
     log: Vec<Entry>,
+    /// What was a conflict last, by source and number: its op, its row and the version that it named.
+    conflicts: BTreeMap<(String, i64), (String, Row, i64)>,
 }
 
 /// A change that is well-formed, of a registered table.
@@ -172,7 +174,7 @@ impl Model {
                     _ => {}
                 }
             }
-            (stream, accepted) = (before, false);
+            (stream, accepted) = (Stream { conflicts: stream.conflicts, ..before }, false);
         }
         let highest_server_seq = stream.log.len() as i64;
         self.users.insert(user.to_owned(), stream);
@@ -289,6 +291,11 @@ fn pass(
             statuses.push(status);
             continue;
         }
+        let what = (change.op.clone(), change.row.clone(), change.version);
+        if stream.conflicts.get(&(source.to_owned(), change.id)) == Some(&what) {
+            statuses.push(conflict(stream, change));
+            continue;
+        }
         let missing: Vec<&Row> =
             change.parents.iter().filter(|row| **row != change.row && !exists(stream, row)).collect();
         let mut later = admitted[position + 1..].iter().flatten();
@@ -331,6 +338,8 @@ fn decide(stream: &mut Stream, source: &str, change: &Admitted<'_>) -> Status {
         return applied(change.id, Some(version));
     }
     if change.version != version {
+        let what = (change.op.clone(), change.row.clone(), change.version);
+        stream.conflicts.insert((source.to_owned(), change.id), what);
         return conflict(stream, change);
     }
     stream.rows.insert(change.row.clone(), (version + 1, change.payload.cloned()));

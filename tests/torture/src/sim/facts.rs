@@ -75,7 +75,8 @@ impl Facts {
             self.log.push(Entry { server_id: number(&row, 7), key, content, version: number(&row, 8) });
         }
         let pruned = "SELECT user_id, source_id, CAST(source_change_id AS text), table_name, op, \
-                      CAST(pk_uuid AS text), CAST(server_version AS text) FROM {sync}sync_pruned_key";
+                      CAST(pk_uuid AS text), CAST(server_version AS text) FROM {sync}sync_pruned_key \
+                      WHERE unlogged IS NULL";
         for row in store.rows(pruned).await? {
             let key = Key { user: text(&row, 0), source: text(&row, 1), id: number(&row, 2) };
             let of = (text(&row, 0), text(&row, 3), text(&row, 5));
