@@ -192,7 +192,7 @@ impl Inner {
             match store.commit(user, plan).await {
                 Ok(()) => {
                     measures::settled(&answers, written, head);
-                    // Of a conflict nobody else has to hear.
+                    // Of what leaves no entry nobody else has to hear.
                     if written > 0 {
                         notifier.announce(news);
                     }

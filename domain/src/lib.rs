@@ -25,5 +25,7 @@ pub use change::{Change, Op, Payload, RawChange, Submission, Upload};
 pub use decision::{Decision, Reason, Refusal, ServerRow};
 pub use ids::{Epoch, RowVersion, ServerSeq, SourceChangeId, SourceId, UserId};
 pub use plan::{Plan, Planner};
-pub use stream::{Conflicted, Kept, LogEntry, Logged, LoggedPayload, RowKey, RowState, Snapshot, StreamHead, Wanted};
+pub use stream::{
+    Kept, LogEntry, Logged, LoggedPayload, RowKey, RowState, Settled, Snapshot, StreamHead, Unlogged, Wanted,
+};
 pub use window::Reset;

@@ -15,7 +15,7 @@ use crate::change::{Change, OpKind, Payload, Submission, Upload};
 use crate::decision::{Decision, Reason, Refusal, ServerRow};
 use crate::ids::{RowVersion, ServerSeq, SourceChangeId, SourceId};
 use crate::limits::UploadLimits;
-use crate::stream::{Conflicted, LogEntry, RowKey, RowState, Snapshot, StreamHead};
+use crate::stream::{LogEntry, RowKey, RowState, Settled, Snapshot, StreamHead, Unlogged};
 use crate::window::Reset;
 
 mod attempt;
@@ -32,15 +32,15 @@ pub struct Plan {
     pub log: Vec<LogEntry>,
     /// What the entries add up to, each row once, in the order of `entry`.
     pub rows: Vec<RowEffect>,
-    /// The conflicts to be remembered, by the keys of their changes, each once. One that is remembered under its key
-    /// is replaced.
-    pub conflicts: Vec<((SourceId, SourceChangeId), Conflicted)>,
+    /// What is to be remembered of changes that leave no entry, by their keys, each once. What is remembered under such a
+    /// key is replaced.
+    pub unlogged: Vec<((SourceId, SourceChangeId), Unlogged)>,
 }
 
 impl Plan {
     /// Whether there is nothing to be written.
     pub fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.conflicts.is_empty()
+        self.log.is_empty() && self.unlogged.is_empty()
     }
 
     /// The end of the stream once the plan is written.
@@ -81,15 +81,15 @@ pub struct Planner {
     new_keys: HashMap<(SourceId, SourceChangeId), usize>,
     /// See [`Planner::lacks_payloads`].
     lacks_payloads: bool,
-    /// The conflicts that the store does not remember yet.
-    conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
+    /// What was settled without an entry and is not in the store yet.
+    unlogged: HashMap<(SourceId, SourceChangeId), Unlogged>,
 }
 
 impl Planner {
-    /// Starts from what a store loaded for [`Wanted::of`] the uploads to be decided.
+    /// Starts from what a store loaded for [`Wanted::of`](crate::Wanted::of) the uploads to be decided.
     pub fn new(snapshot: Snapshot, limits: UploadLimits) -> Self {
-        let (last_entry, new_keys, conflicts) = Default::default();
-        Self { snapshot, limits, log: Vec::new(), last_entry, new_keys, lacks_payloads: false, conflicts }
+        let (last_entry, new_keys, unlogged) = Default::default();
+        Self { snapshot, limits, log: Vec::new(), last_entry, new_keys, lacks_payloads: false, unlogged }
     }
 
     /// Decides one upload on top of those decided before. One that names another life of the stream is refused.
@@ -113,15 +113,16 @@ impl Planner {
             self.undo(start, &mut attempt);
             self.abort(upload, &mut decisions);
             accepted = false;
+            // Its conflicts were answered like any others; its deletions were not.
+            attempt.unlogged.retain(|_, unlogged| unlogged.settled == Settled::Conflict);
         }
-        // Those of an atomic upload too: whatever became of the rest, they were answered.
-        self.conflicts.extend(attempt.conflicts);
+        self.unlogged.extend(attempt.unlogged);
         Ok(Verdict { accepted, head: self.stream_head(), decisions })
     }
 
     /// Whether a conflict shows a row whose payload was left out. It may be with a change that names the version of its
     /// row and is a conflict for what is remembered of its key. Then nobody must be told of it: what was decided is to be
-    /// decided anew, on what [`Wanted::want_payloads`] asks for.
+    /// decided anew, on what [`Wanted::want_payloads`](crate::Wanted::want_payloads) asks for.
     pub fn lacks_payloads(&self) -> bool {
         self.lacks_payloads
     }
@@ -135,12 +136,12 @@ impl Planner {
             .collect();
         rows.sort_unstable_by_key(|effect| effect.entry);
         // What was applied in the end, at another version, is answered from the log.
-        let is_news = |(key, conflicted): &(_, Conflicted)| {
-            !self.new_keys.contains_key(key) && self.snapshot.conflicts.get(key) != Some(conflicted)
+        let is_news = |(key, unlogged): &(_, Unlogged)| {
+            !self.new_keys.contains_key(key) && self.snapshot.unlogged.get(key) != Some(unlogged)
         };
-        let mut conflicts: Vec<_> = self.conflicts.into_iter().filter(is_news).collect();
-        conflicts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Plan { head: self.snapshot.head, at, log: self.log, rows, conflicts }
+        let mut unlogged: Vec<_> = self.unlogged.into_iter().filter(is_news).collect();
+        unlogged.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Plan { head: self.snapshot.head, at, log: self.log, rows, unlogged }
     }
 
     fn head(&self) -> ServerSeq {
@@ -160,7 +161,7 @@ impl Planner {
     }
 
     fn decide_all(&mut self, upload: &Upload, attempt: &mut Attempt<'_>) -> Vec<Decision> {
-        attempt.conflicts.clear();
+        attempt.unlogged.clear();
         let decide = |(position, submission): (usize, &Submission)| match &submission.change {
             Ok(change) => self.decide_change(position, &upload.source, change, attempt),
             Err(refusal) => Decision::Invalid(refusal.clone()),
@@ -178,22 +179,28 @@ impl Planner {
         if let Some(decision) = self.decide_known_key(source, change) {
             return decision;
         }
-        if self.is_forgotten(source, change.source_change_id) || self.is_known_conflict(source, change, attempt) {
-            return self.conflict(&change.row);
+        if self.is_forgotten(source, change.source_change_id) {
+            return self.settle(change, Settled::Conflict);
+        }
+        if let Some(settled) = self.settled(source, change, Some(attempt)) {
+            return self.settle(change, settled);
         }
         if let Some(missing) = self.missing_parents(position, change, attempt) {
             return fk_missing(missing);
         }
         let (version, exists) = self.row(&change.row);
-        match (change.op.kind(), version, exists) {
-            (OpKind::Delete, RowVersion(0), _) => Decision::Applied { version: None },
-            (OpKind::Delete, version, false) if change.base == version => Decision::Applied { version: Some(version) },
-            (_, version, _) if change.base == version => self.apply(source, change, &mut attempt.undo),
-            _ => {
-                attempt.conflicts.insert((source.clone(), change.source_change_id), Conflicted::of(change));
-                self.conflict(&change.row)
-            }
+        let settled = match (change.op.kind(), version, exists) {
+            (OpKind::Delete, RowVersion(0), _) => Settled::NeverThere,
+            (OpKind::Delete, version, false) if change.base == version => Settled::DeletedBefore,
+            (_, version, _) if change.base == version => return self.apply(source, change, &mut attempt.undo),
+            _ => Settled::Conflict,
+        };
+        // A deletion at 0 fits no row that will ever be there.
+        if change.base > RowVersion(0) || settled == Settled::Conflict {
+            let key = (source.clone(), change.source_change_id);
+            attempt.unlogged.insert(key, Unlogged::of(change, settled));
         }
+        self.settle(change, settled)
     }
 
     /// Rule 5: the parents of a change that do not exist, if that is certain by now.
@@ -233,12 +240,13 @@ impl Planner {
             && self.snapshot.forgotten.get(source).is_some_and(|&highest| id <= highest)
     }
 
-    /// Whether the change was a conflict before. Then it stays one, whatever has become of its row: its device was told
-    /// and has gone on from there. The row may be forgotten by now, or have been made again and be at that version.
-    fn is_known_conflict(&self, source: &SourceId, change: &Change, attempt: &Attempt<'_>) -> bool {
+    /// How the change was settled before, if it was, and left no entry. It stays so, whatever has become of its row: its
+    /// device was told and has gone on from there. The row may be forgotten by now, or made again and at that version.
+    fn settled(&self, source: &SourceId, change: &Change, attempt: Option<&Attempt<'_>>) -> Option<Settled> {
         let key = (source.clone(), change.source_change_id);
-        let new = attempt.conflicts.get(&key).or_else(|| self.conflicts.get(&key));
-        new.or_else(|| self.snapshot.conflicts.get(&key)).is_some_and(|known| *known == Conflicted::of(change))
+        let now = attempt.and_then(|attempt| attempt.unlogged.get(&key));
+        let known = now.or_else(|| self.unlogged.get(&key)).or_else(|| self.snapshot.unlogged.get(&key))?;
+        known.is_of(change).then_some(known.settled)
     }
 
     /// Rules 3 and 4: the key is in the log already, for this change or for another.
@@ -293,10 +301,18 @@ impl Planner {
         }
     }
 
-    fn conflict(&mut self, key: &RowKey) -> Decision {
-        let is_loaded = || !matches!(self.snapshot.rows.get(key), Some((_, RowState::Unloaded)));
-        self.lacks_payloads |= !self.last_entry.contains_key(key) && !is_loaded();
-        Decision::Conflict(self.server_row(key))
+    /// The answer to a change that leaves no entry.
+    fn settle(&mut self, change: &Change, settled: Settled) -> Decision {
+        match settled {
+            Settled::NeverThere => Decision::Applied { version: None },
+            Settled::DeletedBefore => Decision::Applied { version: Some(change.base) },
+            Settled::Conflict => {
+                let key = &change.row;
+                let is_unloaded = || matches!(self.snapshot.rows.get(key), Some((_, RowState::Unloaded)));
+                self.lacks_payloads |= !self.last_entry.contains_key(key) && is_unloaded();
+                Decision::Conflict(self.server_row(key))
+            }
+        }
     }
 
     fn server_row(&self, key: &RowKey) -> ServerRow {
@@ -333,7 +349,10 @@ impl Planner {
             };
             match decision {
                 Decision::Conflict(server_row) => *server_row = self.server_row(&change.row),
-                Decision::Applied { .. } if self.decide_known_key(&upload.source, change).is_none() => {
+                Decision::Applied { .. }
+                    if self.decide_known_key(&upload.source, change).is_none()
+                        && self.settled(&upload.source, change, None).is_none() =>
+                {
                     let message = "another change of this atomic upload was not applied";
                     *decision = Decision::Invalid(Refusal::new(Reason::BatchAborted, message));
                 }

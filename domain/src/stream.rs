@@ -107,8 +107,9 @@ pub struct Snapshot {
     pub rows: HashMap<RowKey, (RowVersion, RowState)>,
     /// The wanted keys that are in the log, or remembered since their entries were pruned.
     pub logged: HashMap<(SourceId, SourceChangeId), Logged>,
-    /// The wanted keys of changes that were a conflict. One may be in the log as well, at another version: that counts.
-    pub conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
+    /// The wanted keys of changes that were settled without an entry. One may be in the log as well, at another version:
+    /// that counts.
+    pub unlogged: HashMap<(SourceId, SourceChangeId), Unlogged>,
     /// The highest number of each wanted source that was forgotten, if any was.
     pub forgotten: HashMap<SourceId, SourceChangeId>,
 }
@@ -156,24 +157,61 @@ impl LoggedPayload {
     }
 }
 
-/// A change that was answered `conflict`, as its idempotency key remembers it.
+/// A change that was answered and left no entry in the log, as its idempotency key remembers it.
 ///
-/// The version is part of it: a device may resolve the conflict and send the change under the same number, at the version
+/// The version is part of it: a device may resolve a conflict and send the change under the same number, at the version
 /// that it was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conflicted {
+pub struct Unlogged {
     /// What the change would have done.
     pub op: OpKind,
     /// The row that it was about.
     pub row: RowKey,
     /// The version that it named.
     pub base: RowVersion,
+    /// What it was answered.
+    pub settled: Settled,
 }
 
-impl Conflicted {
+impl Unlogged {
     /// What is remembered of a change.
-    pub fn of(change: &Change) -> Self {
-        Self { op: change.op.kind(), row: change.row.clone(), base: change.base }
+    pub fn of(change: &Change, settled: Settled) -> Self {
+        Self { op: change.op.kind(), row: change.row.clone(), base: change.base, settled }
+    }
+
+    /// Whether that is the change.
+    pub fn is_of(&self, change: &Change) -> bool {
+        self.op == change.op.kind() && self.row == change.row && self.base == change.base
+    }
+}
+
+/// How a change was settled without an entry in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It was a conflict.
+    Conflict,
+    /// It was to delete a row that had never been there.
+    NeverThere,
+    /// It was to delete a row that had been deleted, at its version.
+    DeletedBefore,
+}
+
+impl Settled {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Conflict, Self::NeverThere, Self::DeletedBefore];
+
+    /// Its name in a store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::NeverThere => "never_there",
+            Self::DeletedBefore => "deleted_before",
+        }
+    }
+
+    /// The one of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|settled| settled.as_str() == name)
     }
 }
 

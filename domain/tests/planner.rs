@@ -32,10 +32,13 @@ struct Batch {
 struct Model {
     rows: BTreeMap<u8, (i64, Option<u8>)>,
     keys: HashMap<(u8, i64), (u8, u8, u8, i64)>,
-    /// What was a conflict: op, row and base.
-    conflicts: HashMap<(u8, i64), (u8, u8, i64)>,
+    /// What was settled without an entry, and the answer if it was a deletion.
+    settled: HashMap<(u8, i64), (What, Option<Answer>)>,
     log: Vec<(u8, i64, i64)>,
 }
+
+/// Op, row and base.
+type What = (u8, u8, i64);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Answer {
@@ -58,8 +61,8 @@ impl Model {
             let same = (op, row, known) == (change.op, change.row, value);
             return if same { Answer::Applied(Some(version)) } else { Answer::Reused };
         }
-        if self.was_a_conflict(source, change) {
-            return self.conflict(change);
+        if let Some(answer) = self.settled(source, change) {
+            return answer;
         }
         let parents = if change.op == 2 { &[][..] } else { &change.parents };
         let missing: Vec<u8> =
@@ -69,25 +72,30 @@ impl Model {
         } else if !missing.is_empty() {
             return Answer::Missing(missing);
         }
-        match self.rows.get(&change.row).copied() {
-            None if change.op == 2 => Answer::Applied(None),
-            Some((version, None)) if change.op == 2 && change.base == version => Answer::Applied(Some(version)),
+        let deletion = match self.rows.get(&change.row).copied() {
+            None if change.op == 2 => Some(Answer::Applied(None)),
+            Some((version, None)) if change.op == 2 && change.base == version => Some(Answer::Applied(Some(version))),
             row if change.base == row.map_or(0, |row| row.0) => {
                 let version = change.base + 1;
                 self.rows.insert(change.row, (version, (change.op != 2).then_some(value)));
                 self.keys.insert((source, change.id), (change.op, change.row, value, version));
                 self.log.push((source, change.id, version));
-                Answer::Applied(Some(version))
+                return Answer::Applied(Some(version));
             }
-            _ => {
-                self.conflicts.insert((source, change.id), (change.op, change.row, change.base));
-                self.conflict(change)
-            }
+            _ => None,
+        };
+        if deletion.is_none() || change.base > 0 {
+            let what = (change.op, change.row, change.base);
+            self.settled.insert((source, change.id), (what, deletion.clone()));
         }
+        deletion.unwrap_or_else(|| self.conflict(change))
     }
 
-    fn was_a_conflict(&self, source: u8, change: &Try) -> bool {
-        self.conflicts.get(&(source, change.id)) == Some(&(change.op, change.row, change.base))
+    /// The answer to a change that was settled before without an entry.
+    fn settled(&self, source: u8, change: &Try) -> Option<Answer> {
+        let (what, deletion) = self.settled.get(&(source, change.id))?;
+        let is_same = *what == (change.op, change.row, change.base);
+        is_same.then(|| deletion.clone().unwrap_or_else(|| self.conflict(change)))
     }
 
     fn conflict(&self, change: &Try) -> Answer {
@@ -105,10 +113,10 @@ impl Model {
             for (n, change) in batch.tries.iter().enumerate() {
                 hopes.push(Vec::new());
                 answers.push(match orphans.get(&n) {
-                    // Rules 3 and 4 come before rule 5, and so do conflicts that are known.
+                    // Rules 3 and 4 come before rule 5, and so does what was settled before.
                     Some(missing)
                         if !self.keys.contains_key(&(batch.source, change.id))
-                            && !self.was_a_conflict(batch.source, change) =>
+                            && self.settled(batch.source, change).is_none() =>
                     {
                         Answer::Missing(missing.clone())
                     }
@@ -127,15 +135,18 @@ impl Model {
         if !batch.atomic || answers.iter().all(|answer| matches!(answer, Answer::Applied(_))) {
             return answers;
         }
-        *self = Self { conflicts: std::mem::take(&mut self.conflicts), ..before };
+        let settled = std::mem::replace(self, before).settled;
         for (answer, change) in answers.iter_mut().zip(&batch.tries) {
-            let logged_before = self.keys.contains_key(&(batch.source, change.id));
+            let is_old =
+                self.keys.contains_key(&(batch.source, change.id)) || self.settled(batch.source, change).is_some();
             match answer {
-                Answer::Applied(_) if !logged_before => *answer = Answer::Aborted,
+                Answer::Applied(_) if !is_old => *answer = Answer::Aborted,
                 Answer::Conflict(..) => *answer = self.conflict(change),
                 _ => {}
             }
         }
+        // Its conflicts were answered like any others; its deletions were not.
+        self.settled.extend(settled.into_iter().filter(|(_, (_, deletion))| deletion.is_none()));
         answers
     }
 }
@@ -195,7 +206,7 @@ struct Store {
     head: i64,
     rows: HashMap<RowKey, (RowVersion, RowState)>,
     logged: HashMap<(SourceId, SourceChangeId), Logged>,
-    conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
+    unlogged: HashMap<(SourceId, SourceChangeId), Unlogged>,
 }
 
 impl Store {
@@ -210,10 +221,10 @@ impl Store {
             head: StreamHead { seq: ServerSeq(self.head), ..StreamHead::default() },
             rows: wanted.rows.iter().filter_map(row).collect(),
             logged: wanted.keys.iter().filter_map(|key| Some((key.clone(), self.logged.get(key)?.clone()))).collect(),
-            conflicts: wanted
+            unlogged: wanted
                 .keys
                 .iter()
-                .filter_map(|key| Some((key.clone(), self.conflicts.get(key)?.clone())))
+                .filter_map(|key| Some((key.clone(), self.unlogged.get(key)?.clone())))
                 .collect(),
             forgotten: HashMap::new(),
         }
@@ -246,10 +257,10 @@ impl Store {
             let logged = Logged { op: op.kind(), row: row.clone(), payload, version: entry.version };
             assert!(self.logged.insert((entry.source.clone(), *source_change_id), logged).is_none());
         }
-        for (key, conflicted) in &plan.conflicts {
+        for (key, unlogged) in &plan.unlogged {
             assert!(!self.logged.contains_key(key));
-            let before = self.conflicts.insert(key.clone(), conflicted.clone());
-            assert!(before.is_none_or(|before| before != *conflicted), "it is remembered already");
+            let before = self.unlogged.insert(key.clone(), unlogged.clone());
+            assert!(before.is_none_or(|before| before != *unlogged), "it is remembered already");
         }
         for effect in &plan.rows {
             let entry = &plan.log[effect.entry];

@@ -20,8 +20,8 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Conflicted, Epoch, Kept, Logged, LoggedPayload, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
-    SourceChangeId, SourceId, TableName, UserId, Wanted,
+    Epoch, Kept, Logged, LoggedPayload, Payload, Plan, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
+    SourceChangeId, SourceId, TableName, Unlogged, UserId, Wanted,
 };
 use uuid::Uuid;
 
@@ -78,8 +78,8 @@ struct Stream {
 enum Remembered {
     /// An entry that was pruned.
     Pruned(Logged, Timestamp),
-    /// A change that was refused. It may have been applied since, at another version.
-    Conflicted(Conflicted, Timestamp),
+    /// A change that left no entry. It may have been applied since, at another version.
+    Unlogged(Unlogged, Timestamp),
 }
 
 #[derive(Clone, Debug)]
@@ -113,8 +113,8 @@ impl Stream {
             self.log.insert(entry.server_id, change);
             self.last = entry.server_id;
         }
-        for (key, conflicted) in plan.conflicts {
-            self.remembered.insert(key, Remembered::Conflicted(conflicted, plan.at));
+        for (key, unlogged) in plan.unlogged {
+            self.remembered.insert(key, Remembered::Unlogged(unlogged, plan.at));
             self.clean_at = None;
         }
     }
@@ -163,16 +163,16 @@ impl SyncStore for MemoryStore {
             let (row, payload) = (change.row.clone(), change.payload.clone().map(LoggedPayload::Whole));
             Some((key.clone(), Logged { op: change.op, row, payload, version: change.version }))
         };
-        let conflicted = |key: &Key| {
-            let Remembered::Conflicted(conflicted, _) = stream.remembered.get(key)? else { return None };
-            Some((key.clone(), conflicted.clone()))
+        let unlogged = |key: &Key| {
+            let Remembered::Unlogged(unlogged, _) = stream.remembered.get(key)? else { return None };
+            Some((key.clone(), unlogged.clone()))
         };
         let forgotten = |source: &SourceId| Some((source.clone(), *stream.forgotten.get(source)?));
         Ok(Snapshot {
             head,
             rows: wanted.rows.iter().filter_map(|wanted| row(&wanted.key)).collect(),
             logged: wanted.keys.iter().filter_map(logged).collect(),
-            conflicts: wanted.keys.iter().filter_map(conflicted).collect(),
+            unlogged: wanted.keys.iter().filter_map(unlogged).collect(),
             forgotten: wanted.sources.iter().filter_map(forgotten).collect(),
         })
     }

@@ -14,7 +14,7 @@ impl Remembered {
     fn row_since(&self) -> (&RowKey, Timestamp) {
         match self {
             Self::Pruned(logged, at) => (&logged.row, *at),
-            Self::Conflicted(conflicted, at) => (&conflicted.row, *at),
+            Self::Unlogged(unlogged, at) => (&unlogged.row, *at),
         }
     }
 }

@@ -19,12 +19,12 @@ use crate::projection::{Sidecar, Targets, failures};
 use crate::session;
 use crate::timestamp::TimestampTz;
 
-mod conflicts;
+mod unlogged;
 
 /// One statement that is its own transaction: a caller that goes away leaves nothing open.
 ///
 /// `turn` has one row if the stream ended at $2 and now ends at $3, and else none; all that is written comes
-/// through it. With conflicts alone $3 is $2, and the stream has something to be swept again. A commit that races
+/// through it. Without an entry $3 is $2, and the stream has something to be swept again. A commit that races
 /// this one waits for the row's lock at `moved` (`born` for a user's first), sees the new end once it has it, and writes
 /// nothing. A stream that has lost its row stays lost.
 ///
@@ -106,8 +106,8 @@ const CURED: &str = ", cured AS (
       AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
 )";
 static COMMIT: LazyLock<Arc<str>> = LazyLock::new(|| format!("{WRITES}{ANSWER}").into());
-static COMMIT_WITH_CONFLICTS: LazyLock<Arc<str>> =
-    LazyLock::new(|| format!("{WRITES}{}{ANSWER}", conflicts::REMEMBERED).into());
+static COMMIT_WITH_UNLOGGED: LazyLock<Arc<str>> =
+    LazyLock::new(|| format!("{WRITES}{}{ANSWER}", unlogged::REMEMBERED).into());
 /// The number of the first parameter behind those of [`WRITES`].
 const NEXT_PARAMETER: usize = 15;
 
@@ -170,12 +170,12 @@ async fn commit_whole(
 ) -> Result<Whole, StoreError> {
     let refused = Whole::Refused { timed_out: false };
     let Some(mut parts) = parts::sorted(&store.projection, targets, rows) else { return Ok(refused) };
-    let with_conflicts = !plan.conflicts.is_empty();
-    let sidecar = if with_conflicts { Sidecar::WithConflicts } else { Sidecar::Written };
+    let with_unlogged = !plan.unlogged.is_empty();
+    let sidecar = if with_unlogged { Sidecar::WithUnlogged } else { Sidecar::Written };
     let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), sidecar);
-    let text = targets.statement(key(&parts), || whole_text(&parts, with_conflicts)).or_else(|| {
+    let text = targets.statement(key(&parts), || whole_text(&parts, with_unlogged)).or_else(|| {
         parts = parts::merged(std::mem::take(&mut parts));
-        targets.statement(key(&parts), || whole_text(&parts, with_conflicts))
+        targets.statement(key(&parts), || whole_text(&parts, with_unlogged))
     });
     let Some(text) = text else { return Ok(refused) };
     let names: Vec<&TableName> = parts.iter().map(Part::table).collect();
@@ -193,14 +193,14 @@ async fn commit_whole(
 
 /// What writes the sidecar alone.
 fn sidecar_text(plan: &Plan) -> Arc<str> {
-    Arc::clone(if plan.conflicts.is_empty() { &COMMIT } else { &COMMIT_WITH_CONFLICTS })
+    Arc::clone(if plan.unlogged.is_empty() { &COMMIT } else { &COMMIT_WITH_UNLOGGED })
 }
 
-fn whole_text(parts: &[Part<'_>], with_conflicts: bool) -> String {
+fn whole_text(parts: &[Part<'_>], with_unlogged: bool) -> String {
     let (mut text, mut next) = (WRITES.to_owned(), NEXT_PARAMETER);
-    if with_conflicts {
-        text += conflicts::REMEMBERED;
-        next += conflicts::PARAMETERS;
+    if with_unlogged {
+        text += unlogged::REMEMBERED;
+        next += unlogged::PARAMETERS;
     }
     let shortfalls = parts::fragments(&mut text, parts, next);
     text += CURED;
@@ -299,5 +299,5 @@ fn statement<'q>(
         .bind(log.iter().map(|entry| entry.version.0).collect::<Vec<_>>())
         .bind(known)
         .bind(marks);
-    conflicts::bind(statement, plan)
+    unlogged::bind(statement, plan)
 }

@@ -4,8 +4,8 @@ use outrigger_application::StoreError;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::stream::PayloadWanted;
 use outrigger_domain::{
-    Conflicted, Epoch, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
-    SourceChangeId, StreamHead, TableName, UserId, Wanted,
+    Epoch, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Settled, Snapshot, SourceChangeId,
+    StreamHead, TableName, Unlogged, UserId, Wanted,
 };
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -18,8 +18,8 @@ use ranges::{Range, ranges};
 mod ranges;
 
 /// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys of
-/// entries in the log (2), of pruned ones (3) and of conflicts (5), and the numbers that were forgotten of the wanted
-/// sources (4).
+/// entries in the log (2), of pruned ones (3) and of changes without one (5), and the numbers that were forgotten of
+/// the wanted sources (4).
 ///
 /// Idempotency keys are looked up by ranges, since a device numbers its changes one after another: of an upload that is
 /// new, one look tells that no key is there. Each look-up is a subquery with a LIMIT or an OFFSET, which the planner
@@ -58,7 +58,8 @@ CROSS JOIN LATERAL (
     OFFSET 0
 ) l
 UNION ALL
-SELECT CASE WHEN p.unlogged IS NULL THEN 3 ELSE 5 END, k.place, p.server_version, NULL, p.digest, p.op, p.schema_name, p.table_name, p.pk_uuid, p.source_change_id
+SELECT CASE WHEN p.unlogged IS NULL THEN 3 ELSE 5 END, k.place, p.server_version, NULL, coalesce(p.unlogged, p.digest),
+       p.op, p.schema_name, p.table_name, p.pk_uuid, p.source_change_id
 FROM unnest($6::text[], $7::int8[], $8::int8[]) WITH ORDINALITY AS k (source_id, first, last, place)
 CROSS JOIN LATERAL (
     SELECT e.server_version, encode(e.digest, 'hex') AS digest, e.op, e.schema_name, e.table_name, e.pk_uuid,
@@ -150,14 +151,12 @@ impl Found {
             _ => {
                 let number = SourceChangeId(self.source_change_id.unwrap_or_default());
                 let key = (keys[place].source.clone(), number);
-                let is_conflict = self.kind == 5;
-                let logged = self.logged().ok_or_else(|| {
-                    corrupt(format!("what is kept of source {}, change {}, cannot be read", key.0, key.1))
-                })?;
-                if is_conflict {
-                    let Logged { op, row, version: base, .. } = logged;
-                    snapshot.conflicts.insert(key, Conflicted { op, row, base });
+                let odd = || corrupt(format!("what is kept of source {}, change {}, cannot be read", key.0, key.1));
+                if self.kind == 5 {
+                    let unlogged = self.unlogged().ok_or_else(odd)?;
+                    snapshot.unlogged.insert(key, unlogged);
                 } else {
+                    let logged = self.logged().ok_or_else(odd)?;
                     snapshot.logged.insert(key, logged);
                 }
             }
@@ -173,11 +172,21 @@ impl Found {
         }
     }
 
-    fn logged(self) -> Option<Logged> {
+    fn change(&self) -> Option<(OpKind, RowKey)> {
         let table = TableName::parse(self.schema_name.as_deref(), self.table_name.as_deref()?).ok()?;
+        Some((OpKind::parse(self.op.as_deref()?)?, RowKey { table, pk: self.pk_uuid? }))
+    }
+
+    fn unlogged(self) -> Option<Unlogged> {
+        let (op, row) = self.change()?;
+        Some(Unlogged { op, row, base: RowVersion(self.number), settled: Settled::parse(self.payload.as_deref()?)? })
+    }
+
+    fn logged(self) -> Option<Logged> {
+        let (op, row) = self.change()?;
         Some(Logged {
-            op: OpKind::parse(self.op.as_deref()?)?,
-            row: RowKey { table, pk: self.pk_uuid? },
+            op,
+            row,
             payload: match self.payload {
                 Some(text) if self.kind == 2 => Some(LoggedPayload::Whole(Payload::from_text(text)?)),
                 Some(hex) => Some(LoggedPayload::Digest(digest(&hex)?)),

@@ -69,7 +69,7 @@ type StatementKey = (Vec<Form>, Sidecar);
 pub(crate) enum Sidecar {
     Untouched,
     Written,
-    WithConflicts,
+    WithUnlogged,
 }
 
 /// Texts with fragments of new rows that are kept: devices choose which columns there are, and every text is a prepared

@@ -59,8 +59,7 @@ LEFT JOIN LATERAL (
 ) l ON coalesce(l.bytes - coalesce(octet_length(l.payload), 0), 0) < $4
 ORDER BY l.server_id";
 
-/// Remembers the keys of entries that go, in place of the conflicts that some of their changes were before they were
-/// applied.
+/// Remembers the keys of entries that go, in place of what their changes may have been settled as before.
 macro_rules! remembering {
     ($select:literal) => {
         concat!(

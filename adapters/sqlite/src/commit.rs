@@ -1,7 +1,7 @@
 //! The statements that write one plan.
 
 use outrigger_application::ports::store::StoreError;
-use outrigger_domain::{Conflicted, Plan, TableName, UserId};
+use outrigger_domain::{Plan, TableName, Unlogged, UserId};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
@@ -21,16 +21,16 @@ pub(crate) fn write(
     let at = format!("{:.6}", plan.at);
     advance(tx, user, plan)?;
     append(tx, user, plan, &at)?;
-    remember_conflicts(tx, user, plan, &at)?;
+    remember_unlogged(tx, user, plan, &at)?;
     put_rows(tx, user, plan, (&at, projects))
 }
 
-/// Moves the end of the stream: the compare and swap on which all of a user's order rests. With conflicts alone it stays
+/// Moves the end of the stream: the compare and swap on which all of a user's order rests. Without an entry it stays
 /// where it is, and has something to be swept again.
 fn advance(tx: &Connection, user: &UserId, plan: &Plan) -> Result<(), Failure> {
     let (before, after) = (plan.head.seq.0, plan.next_head().0);
     let moved = if before == 0 {
-        // A user with nothing but conflicts has a stream that ends at 0.
+        // A user of whom nothing was logged yet may have a stream that ends at 0.
         let mut begin = tx.prepare_cached(
             "INSERT INTO user_stream (user_id, last_server_id) VALUES (?1, ?2) ON CONFLICT (user_id) DO UPDATE \
              SET last_server_id = excluded.last_server_id, clean_at = NULL WHERE last_server_id = 0",
@@ -69,23 +69,25 @@ fn append(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), F
     Ok(())
 }
 
-fn remember_conflicts(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
-    if plan.conflicts.is_empty() {
+fn remember_unlogged(tx: &Connection, user: &UserId, plan: &Plan, at: &str) -> Result<(), Failure> {
+    if plan.unlogged.is_empty() {
         return Ok(());
     }
     // The key of an entry that was pruned stays one.
     let mut remember = tx.prepare_cached(
         "INSERT INTO sync_pruned_key (user_id, source_id, source_change_id, op, schema_name, table_name, pk_uuid, \
-         digest, server_version, pruned_at, unlogged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, zeroblob(32), ?8, ?9, 'conflict') \
+         digest, server_version, pruned_at, unlogged) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, zeroblob(32), ?8, ?9, ?10) \
          ON CONFLICT (user_id, source_id, source_change_id) DO UPDATE SET op = excluded.op, \
          schema_name = excluded.schema_name, table_name = excluded.table_name, pk_uuid = excluded.pk_uuid, \
-         server_version = excluded.server_version, pruned_at = excluded.pruned_at WHERE unlogged IS NOT NULL",
+         server_version = excluded.server_version, pruned_at = excluded.pruned_at, unlogged = excluded.unlogged \
+         WHERE unlogged IS NOT NULL",
     )?;
-    for ((source, id), Conflicted { op, row, base }) in &plan.conflicts {
+    for ((source, id), Unlogged { op, row, base, settled }) in &plan.unlogged {
         let (table, mut buffer) = (&row.table, buffer());
         let (schema, name, pk) = (table.schema(), table.table(), text(row.pk, &mut buffer));
         let key = (user.as_str(), source.as_str(), id.0);
-        remember.execute(params![key.0, key.1, key.2, op.as_str(), schema, name, pk, base.0, at])?;
+        let settled = settled.as_str();
+        remember.execute(params![key.0, key.1, key.2, op.as_str(), schema, name, pk, base.0, at, settled])?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0001_sidecar"),
     migration!("0002_materialize"),
     migration!("0003_long_lived"),
-    migration!("0004_conflicts"),
+    migration!("0004_unlogged"),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sync_schema_migrations (

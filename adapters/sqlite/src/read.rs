@@ -5,9 +5,10 @@ use outrigger_domain::limits::PAGE_BYTES_MAX;
 use outrigger_domain::stream::{StreamChange, StreamHead, WantedRow};
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{
-    Conflicted, Epoch, Kept, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Snapshot,
-    SourceChangeId, SourceId, TableName, UserId, Wanted,
+    Epoch, Kept, Logged, LoggedPayload, Payload, RowKey, RowState, RowVersion, ServerSeq, Settled, Snapshot,
+    SourceChangeId, SourceId, TableName, Unlogged, UserId, Wanted,
 };
+use rusqlite::types::ValueRef;
 use rusqlite::{Row, Statement, Transaction, params};
 use uuid::Uuid;
 
@@ -35,7 +36,7 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
          WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
     )?;
     let mut pruned = tx.prepare_cached(
-        "SELECT op, schema_name, table_name, pk_uuid, server_version, digest, unlogged IS NOT NULL FROM sync_pruned_key \
+        "SELECT op, schema_name, table_name, pk_uuid, server_version, digest, unlogged FROM sync_pruned_key \
          WHERE user_id = ?1 AND source_id = ?2 AND source_change_id = ?3",
     )?;
     for wanted in &wanted.keys {
@@ -47,11 +48,12 @@ pub(crate) fn load(tx: &Transaction<'_>, user: &UserId, wanted: &Wanted) -> Resu
         } else if let Some(row) = pruned.query(parameters)?.next()? {
             let digest = row.get::<_, Option<[u8; 32]>>(5)?.map(LoggedPayload::Digest);
             let found = logged(row, digest)?;
-            if row.get(6)? {
-                let Logged { op, row, version: base, .. } = found;
-                snapshot.conflicts.insert(wanted.clone(), Conflicted { op, row, base });
-            } else {
+            if matches!(row.get_ref(6)?, ValueRef::Null) {
                 snapshot.logged.insert(wanted.clone(), found);
+            } else {
+                let settled = parsed(row, 6, |name| Settled::parse(name).ok_or("no answer"))?;
+                let Logged { op, row, version: base, .. } = found;
+                snapshot.unlogged.insert(wanted.clone(), Unlogged { op, row, base, settled });
             }
         }
     }

@@ -184,7 +184,7 @@ fn sort(tx: &Connection, user: &UserId, cutoffs: Cutoffs, after: ServerSeq) -> R
     Ok((gone, step))
 }
 
-/// Remembers the key of an entry that goes, in place of a conflict that its change was before it was applied.
+/// Remembers the key of an entry that goes, in place of what its change may have been settled as before.
 fn remember_key(
     tx: &Connection,
     user: &UserId,

@@ -45,7 +45,7 @@ impl PlanJob {
     fn bytes(&self) -> usize {
         let payload = |op: &Op| op.payload().map_or(0, |payload| payload.as_str().len());
         let entries: usize = self.plan.log.iter().map(|entry| CHANGE_BYTES + 2 * payload(&entry.change.op)).sum();
-        entries + CHANGE_BYTES * self.plan.conflicts.len()
+        entries + CHANGE_BYTES * self.plan.unlogged.len()
     }
 
     fn task(&self) -> Commit<'_> {
@@ -226,7 +226,7 @@ mod tests {
             at: Timestamp::UNIX_EPOCH,
             log: Vec::new(),
             rows: Vec::new(),
-            conflicts: Vec::new(),
+            unlogged: Vec::new(),
         };
         (UserId::parse("alice").unwrap(), plan)
     }

@@ -89,7 +89,7 @@ pub trait SyncStore: Send + Sync {
     ///
     /// Needs a plan that is not [empty](Plan::is_empty), made of a snapshot of the same `user`.
     /// Fails with [`StoreError::Contention`], leaving no trace, if the stream no longer ends at the plan's head. So it is
-    /// with a plan that has conflicts and no entries, too: it leaves the end where it is, and of two such plans made on one
+    /// with a plan that has no entries, too: it leaves the end where it is, and of two such plans made on one
     /// end both are written, the second over the first. A stream that was clean is to be swept again after it.
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError>;
 

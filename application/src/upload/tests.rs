@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use mockall::Sequence;
 use outrigger_domain::change::OpKind;
 use outrigger_domain::{
-    Catalog, Conflicted, Decision, Epoch, Plan, Reason, Reset, RowState, RowVersion, ServerSeq, Snapshot, SourceId,
-    StreamHead, Table, TableName,
+    Catalog, Decision, Epoch, Plan, Reason, Reset, RowState, RowVersion, ServerSeq, Settled, Snapshot, SourceId,
+    StreamHead, Table, TableName, Unlogged,
 };
 use tokio::sync::Notify;
 
@@ -108,13 +108,14 @@ async fn a_conflict_is_written_once_and_announced_to_nobody() {
         let mut store = MockSyncStore::new();
         store.expect_load().once().returning(move |_, wanted| {
             let row = wanted.rows[0].key.clone();
-            let conflicted = Conflicted { op: OpKind::Insert, row: row.clone(), base: RowVersion(0) };
+            let unlogged =
+                Unlogged { op: OpKind::Insert, row: row.clone(), base: RowVersion(0), settled: Settled::Conflict };
             let mut snapshot = at(7);
             snapshot.rows.insert(row, (RowVersion(2), RowState::Deleted));
-            snapshot.conflicts.extend(known.then(|| (wanted.keys[0].clone(), conflicted)));
+            snapshot.unlogged.extend(known.then(|| (wanted.keys[0].clone(), unlogged)));
             Ok(snapshot)
         });
-        let expected = |_: &UserId, plan: &Plan| plan.log.is_empty() && plan.conflicts.len() == 1;
+        let expected = |_: &UserId, plan: &Plan| plan.log.is_empty() && plan.unlogged.len() == 1;
         store.expect_commit().times(commits).withf(expected).returning(|_, _| Ok(()));
         let mut notifier = MockNotifier::new();
         notifier.expect_announce().never();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::change::{OpKind, Upload};
 use crate::ids::{SourceChangeId, SourceId};
-use crate::stream::{Conflicted, RowKey};
+use crate::stream::{RowKey, Unlogged};
 
 /// One way through an upload. It is taken again, with more orphans known, until no hope is disappointed.
 #[derive(Default)]
@@ -17,8 +17,8 @@ pub(super) struct Attempt<'a> {
     pub(super) hopes: Vec<(usize, Vec<RowKey>)>,
     /// Changes whose hope was disappointed, with the parents that do not exist.
     pub(super) orphans: HashMap<usize, Vec<RowKey>>,
-    /// The conflicts that are to be remembered, if this is the way that is taken.
-    pub(super) conflicts: HashMap<(SourceId, SourceChangeId), Conflicted>,
+    /// What was settled without an entry, to be remembered if this is the way that is taken.
+    pub(super) unlogged: HashMap<(SourceId, SourceChangeId), Unlogged>,
 }
 
 impl<'a> Attempt<'a> {

@@ -5,11 +5,11 @@
 //! only where the promise is the port's own. The rules of the projection are a list of their own,
 //! [`projection_suite!`].
 
-pub mod conflicts;
 pub mod decisions;
 pub mod downloads;
 pub mod failures;
 pub mod forgetting;
+pub mod late;
 pub mod port;
 pub mod promises;
 pub mod races;
@@ -65,11 +65,12 @@ macro_rules! long_lived_suite {
             forgetting::a_source_is_told_its_highest_number_whatever_was_forgotten,
             forgetting::contacts_are_remembered,
             forgetting::a_forgotten_row_leaves_no_failures_behind,
-            conflicts::a_late_insert_brings_nothing_back,
-            conflicts::a_late_update_does_not_fit_a_row_that_was_made_again,
-            conflicts::a_conflict_that_was_applied_in_the_end_is_pruned_like_any_change,
-            conflicts::a_forgotten_conflict_is_a_conflict_still,
-            conflicts::the_number_of_a_conflict_is_a_used_one,
+            late::a_late_insert_brings_nothing_back,
+            late::a_late_update_does_not_fit_a_row_that_was_made_again,
+            late::a_late_deletion_of_nothing_deletes_nothing,
+            late::a_conflict_that_was_applied_in_the_end_is_pruned_like_any_change,
+            late::a_forgotten_conflict_is_a_conflict_still,
+            late::the_number_of_a_conflict_is_a_used_one,
             resets::a_device_behind_the_floor_starts_again,
             resets::a_new_device_pages_through_what_is_left,
             resets::a_device_that_was_here_before_and_has_downloaded_nothing_starts_again,
@@ -98,7 +99,7 @@ macro_rules! users_suite {
             users::an_erased_user_is_gone_and_no_other,
             users::an_erasure_goes_on_where_it_was_stopped,
             users::devices_that_upload_meanwhile_lose_nothing_that_is_kept,
-            conflicts::an_erased_user_has_no_conflicts,
+            late::an_erased_user_has_no_conflicts,
             users::nobody_is_erased_who_is_not_there,
         }
     };
@@ -132,15 +133,15 @@ macro_rules! suite {
             decisions::an_atomic_upload_with_one_conflict_leaves_no_trace,
             decisions::an_aborted_upload_may_be_sent_again,
             decisions::an_aborted_upload_still_confirms_what_was_applied_before,
-            conflicts::a_row_that_came_to_fit_makes_no_difference,
-            conflicts::another_version_under_the_same_number_is_decided_anew,
-            conflicts::a_conflict_may_be_resolved_in_its_own_request,
-            conflicts::another_change_under_the_same_number_is_decided_anew,
-            conflicts::a_refusal_that_is_no_conflict_is_not_remembered,
-            conflicts::a_conflict_is_remembered_beside_what_is_applied,
-            conflicts::an_aborted_upload_leaves_its_conflicts,
-            conflicts::a_conflict_is_written_once_and_moves_no_stream,
-            conflicts::a_conflict_on_a_moved_stream_is_decided_anew,
+            late::a_row_that_came_to_fit_makes_no_difference,
+            late::another_version_under_the_same_number_is_decided_anew,
+            late::a_conflict_may_be_resolved_in_its_own_request,
+            late::another_change_under_the_same_number_is_decided_anew,
+            late::a_refusal_that_is_no_conflict_is_not_remembered,
+            late::a_conflict_is_remembered_beside_what_is_applied,
+            late::an_aborted_upload_leaves_its_conflicts,
+            late::a_conflict_is_written_once_and_moves_no_stream,
+            late::a_conflict_on_a_moved_stream_is_decided_anew,
             promises::a_version_counts_every_applied_change,
             promises::a_rejected_change_never_reaches_another_device,
             promises::the_stream_has_no_holes,

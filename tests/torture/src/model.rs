@@ -84,8 +84,18 @@ struct Stream {
     /// Version, and what the row is; none if it was deleted.
     rows: BTreeMap<Row, (i64, Option<Payload>)>,
     log: Vec<Entry>,
-    /// What was a conflict last, by source and number: its op, its row and the version that it named.
-    conflicts: BTreeMap<(String, i64), (String, Row, i64)>,
+    /// What was settled last without an entry, by source and number.
+    settled: BTreeMap<(String, i64), Settled>,
+}
+
+/// A change that left no entry.
+#[derive(Clone)]
+struct Settled {
+    op: String,
+    row: Row,
+    version: i64,
+    /// The answer, if it was a deletion of nothing; else it was a conflict.
+    deletion: Option<Status>,
 }
 
 /// A change that is well-formed, of a registered table.
@@ -164,17 +174,22 @@ impl Model {
         };
         let mut accepted = !admitted.iter().any(|change| matches!(change, Err("unregistered_table")));
         if atomic && statuses.iter().any(|status| status.status != "applied") {
+            let mut undone = before.clone();
+            undone.settled.extend(stream.settled.into_iter().filter(|(_, of)| of.deletion.is_none()));
             for (status, change) in statuses.iter_mut().zip(&admitted) {
                 let Ok(change) = change else { continue };
                 match &*status.status {
-                    "applied" if !before.log.iter().any(|entry| (&*entry.source, entry.id) == (source, change.id)) => {
+                    "applied"
+                        if !before.log.iter().any(|entry| (&*entry.source, entry.id) == (source, change.id))
+                            && settled(&before, source, change).is_none() =>
+                    {
                         *status = refusal(change.id, "batch_aborted", Vec::new());
                     }
                     "conflict" => *status = conflict(&before, change),
                     _ => {}
                 }
             }
-            (stream, accepted) = (Stream { conflicts: stream.conflicts, ..before }, false);
+            (stream, accepted) = (undone, false);
         }
         let highest_server_seq = stream.log.len() as i64;
         self.users.insert(user.to_owned(), stream);
@@ -291,9 +306,8 @@ fn pass(
             statuses.push(status);
             continue;
         }
-        let what = (change.op.clone(), change.row.clone(), change.version);
-        if stream.conflicts.get(&(source.to_owned(), change.id)) == Some(&what) {
-            statuses.push(conflict(stream, change));
+        if let Some(status) = settled(stream, source, change) {
+            statuses.push(status);
             continue;
         }
         let missing: Vec<&Row> =
@@ -327,20 +341,27 @@ fn known_key(stream: &Stream, source: &str, change: &Admitted<'_>) -> Option<Sta
     })
 }
 
+/// What was settled before without an entry stays so, whatever has become of its row.
+fn settled(stream: &Stream, source: &str, change: &Admitted<'_>) -> Option<Status> {
+    let Settled { op, row, version, deletion } = stream.settled.get(&(source.to_owned(), change.id))?;
+    let is_same = (op, row, *version) == (&change.op, &change.row, change.version);
+    is_same.then(|| deletion.clone().unwrap_or_else(|| conflict(stream, change)))
+}
+
 /// Rows 6 to 9.
 fn decide(stream: &mut Stream, source: &str, change: &Admitted<'_>) -> Status {
     let (version, is_there) =
         stream.rows.get(&change.row).map_or((0, false), |(version, payload)| (*version, payload.is_some()));
-    if change.op == "DELETE" && version == 0 {
-        return applied(change.id, None);
-    }
-    if change.op == "DELETE" && !is_there && change.version == version {
-        return applied(change.id, Some(version));
-    }
-    if change.version != version {
-        let what = (change.op.clone(), change.row.clone(), change.version);
-        stream.conflicts.insert((source.to_owned(), change.id), what);
-        return conflict(stream, change);
+    let is_deletion = change.op == "DELETE" && (version == 0 || (!is_there && change.version == version));
+    if is_deletion || change.version != version {
+        let deletion = is_deletion.then(|| applied(change.id, Some(version).filter(|version| *version > 0)));
+        // A deletion at 0 can fit no row, so that nobody has to remember it.
+        if !is_deletion || change.version > 0 {
+            let (op, row, version) = (change.op.clone(), change.row.clone(), change.version);
+            let settled = Settled { op, row, version, deletion: deletion.clone() };
+            stream.settled.insert((source.to_owned(), change.id), settled);
+        }
+        return deletion.unwrap_or_else(|| conflict(stream, change));
     }
     stream.rows.insert(change.row.clone(), (version + 1, change.payload.cloned()));
     stream.log.push(Entry {

@@ -94,7 +94,6 @@ impl Ground {
         };
         let store = store.map_err(only)?;
         let program = Program::new(folder, &store.url()).map_err(only)?;
-        let _ = lines.store.set(store.clone());
         let server = Server::start(store, program, lines).await.map_err(only)?;
         let (mut devices, mut readers) = chaos(&server, folder).await.map_err(only)?;
         lines.is_calm.store(true, Ordering::SeqCst);

@@ -88,7 +88,7 @@ pub(crate) fn plan(head: i64, rows: impl IntoIterator<Item = (u128, i64)>) -> Pl
         at: Timestamp::UNIX_EPOCH,
         rows: rows.collect(),
         log,
-        conflicts: Vec::new(),
+        unlogged: Vec::new(),
     }
 }
 

@@ -4,8 +4,8 @@
 //! It speaks just enough of HTTP/1.1 to know where a request and its answer end, with a connection for each.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,6 @@ use tokio::time::{sleep, timeout};
 use super::ledger::{Ledger, Page};
 use super::node::Addresses;
 use super::plan::{DevicePlan, Line, Plan, Pruning};
-use super::store::Store;
 
 /// How long a node may take for an answer. The server gives up on its database long before.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,8 +30,6 @@ pub(crate) struct Lines {
     pub(crate) nodes: Addresses,
     /// Set when faults are over.
     pub(crate) is_calm: AtomicBool,
-    /// The database under the nodes, once there is one.
-    pub(crate) store: OnceLock<Store>,
     /// Requests on their way, those that no device waits for any more included.
     under_way: AtomicU64,
 }
@@ -47,23 +44,13 @@ struct Link {
 impl Lines {
     pub(crate) fn new(plan: Plan, nodes: Addresses) -> Arc<Self> {
         let ledger = Ledger::new(plan.pruning);
-        let (is_calm, store, under_way) = Default::default();
-        Arc::new(Self { plan, ledger, nodes, is_calm, store, under_way })
+        let (is_calm, under_way) = Default::default();
+        Arc::new(Self { plan, ledger, nodes, is_calm, under_way })
     }
 
     /// Whether faults are over.
     pub(crate) fn is_calm(&self) -> bool {
         self.is_calm.load(Ordering::SeqCst)
-    }
-
-    /// How often deletions were forgotten in a user's stream, if nothing is in the way of knowing.
-    async fn forgettings(&self, user: &str) -> Option<i64> {
-        if self.plan.pruning == Pruning::Never {
-            return Some(0);
-        }
-        let moved = format!("SELECT CAST(kept_moved_at AS text) FROM {{sync}}user_stream WHERE user_id = '{user}'");
-        let rows = self.store.get()?.peek(&moved).await.ok()?;
-        rows.first().map_or(Some(0), |row| row[0].as_ref()?.parse().ok())
     }
 
     /// Opens the line of a device. Gives the address that it takes for the server's.
@@ -157,16 +144,8 @@ impl Link {
         let under_way = UnderWay::new(&self.lines);
         tokio::spawn(async move {
             let _under_way = under_way;
-            let (lines, user) = (&link.lines, link.device.user_name());
-            let before = lines.forgettings(&user).await;
             sleep(Duration::from_millis(ms)).await;
-            // Deletions are kept for months, and nothing is on its way for so long. Here they go at once: what comes behind
-            // that could bring back what was deleted, or fit a row that was made again, and is lost instead.
-            if before.is_some() && before == lines.forgettings(&user).await {
-                let _ = link.send(&request, node).await;
-            } else {
-                lines.ledger.count("copies that came too late");
-            }
+            let _ = link.send(&request, node).await;
         });
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_testkit::{Cluster, Settings};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, Row};
 use tokio::sync::Mutex;
@@ -89,20 +89,8 @@ impl Store {
     /// All rows of a query, which has `{sync}` before the names of the sidecar's tables.
     pub(crate) async fn rows(&self, sql: &str) -> Result<Table, String> {
         match self {
-            Self::Sqlite(path) => read_sqlite(Connection::open(path), &sql.replace("{sync}", "")),
+            Self::Sqlite(path) => read_sqlite(path, &sql.replace("{sync}", "")),
             Self::Postgres { cluster, .. } => read_postgres(cluster, &sql.replace("{sync}", "sync.")).await,
-        }
-    }
-
-    /// The same under a server that works, and whatever happens to the database meanwhile.
-    pub(crate) async fn peek(&self, sql: &str) -> Result<Table, String> {
-        match self {
-            // A connection that may write would tidy up the log when it is closed, be that of another file by then.
-            Self::Sqlite(path) => {
-                let opened = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-                read_sqlite(opened, &sql.replace("{sync}", ""))
-            }
-            Self::Postgres { .. } => self.rows(sql).await,
         }
     }
 
@@ -217,8 +205,8 @@ impl Store {
     }
 }
 
-fn read_sqlite(opened: rusqlite::Result<Connection>, sql: &str) -> Result<Table, String> {
-    let connection = opened.map_err(text)?;
+fn read_sqlite(path: &std::path::Path, sql: &str) -> Result<Table, String> {
+    let connection = Connection::open(path).map_err(text)?;
     let mut statement = connection.prepare(sql).map_err(text)?;
     let columns = statement.column_count();
     let row = |row: &rusqlite::Row<'_>| (0..columns).map(|n| row.get(n)).collect();

@@ -1,4 +1,4 @@
-//! What is remembered of a change that was a conflict: a copy of it that comes late is one again.
+//! What is remembered of changes that were answered and left no entry: a copy that comes late is told the same.
 
 use jiff::Timestamp;
 use outrigger_application::{Caller, StoreError};
@@ -69,7 +69,7 @@ pub async fn a_conflict_may_be_resolved_in_its_own_request<B: Backend>(world: &W
     let change = update(1, pk(1), 1, "{}");
     let upload = phone.request(&[change.clone(), change.clone(), change.at(2)], false);
     let plan = plan(world, &phone, &upload).await;
-    assert_eq!((plan.log.len(), plan.conflicts.len()), (1, 0));
+    assert_eq!((plan.log.len(), plan.unlogged.len()), (1, 0));
 }
 
 /// A number stands for a change: another one under it is another change.
@@ -118,12 +118,14 @@ pub async fn a_conflict_is_remembered_beside_what_is_applied<B: Backend>(world: 
 pub async fn an_aborted_upload_leaves_its_conflicts<B: Backend>(world: &World<B>) {
     let (phone, tablet) = (world.device("alice", "phone"), world.device("alice", "tablet"));
     tablet.apply([insert(1, pk(1), "{}")]).await;
-    let aborted = phone.upload_atomic(&[insert(1, pk(2), "{}"), update(2, pk(1), 2, "{}")]).await;
+    let deletion = delete(3, pk(3), 1);
+    let aborted = phone.upload_atomic(&[insert(1, pk(2), "{}"), update(2, pk(1), 2, "{}"), deletion.clone()]).await;
     assert!(!aborted.accepted);
     tablet.apply([update(2, pk(1), 1, "{}")]).await;
     assert_eq!(conflicts(&phone.upload([update(2, pk(1), 2, "{}")]).await), [2]);
     // That the rest was not applied is no reason why it should not be now.
-    assert_eq!(phone.apply([insert(1, pk(2), "{}")]).await, [1]);
+    tablet.apply([insert(3, pk(3), "{}")]).await;
+    assert_eq!(phone.apply([insert(1, pk(2), "{}"), deletion]).await, [1, 2]);
 }
 
 /// Conflicts alone move no stream, and one that is known leaves nothing to write.
@@ -132,7 +134,7 @@ pub async fn a_conflict_is_written_once_and_moves_no_stream<B: Backend>(world: &
     for head in [0, 1] {
         let upload = phone.request(&[update(1 + head, pk(9), 1, "{}"), update(11 + head, pk(8), 1, "{}")], false);
         let planned = plan(world, &phone, &upload).await;
-        assert_eq!((planned.conflicts.len(), planned.log.len(), planned.head.seq.0), (2, 0, head));
+        assert_eq!((planned.unlogged.len(), planned.log.len(), planned.head.seq.0), (2, 0, head));
         // A second node may have decided the same.
         store.commit(&phone.user, planned.clone()).await.expect("the stream has not moved");
         store.commit(&phone.user, planned.clone()).await.expect("the stream has not moved");
@@ -151,7 +153,7 @@ pub async fn a_conflict_on_a_moved_stream_is_decided_anew<B: Backend>(world: &Wo
         let upload = phone.request(&[update(base, pk(1), base, "{}"), insert(7, pk(2), "{}")], false);
         let alone = phone.request(&[update(base, pk(1), base, "{}")], false);
         let stale = [plan(world, &phone, &upload).await, plan(world, &phone, &alone).await];
-        assert!(stale.iter().all(|stale| stale.conflicts.len() == 1), "{stale:?}");
+        assert!(stale.iter().all(|stale| stale.unlogged.len() == 1), "{stale:?}");
         let change = if base == 1 { insert(1, pk(1), "{}") } else { update(2, pk(1), 1, "{}") };
         assert_eq!(tablet.apply([change]).await, [base]);
         for stale in stale {
@@ -159,7 +161,7 @@ pub async fn a_conflict_on_a_moved_stream_is_decided_anew<B: Backend>(world: &Wo
             assert!(matches!(answer, Err(StoreError::Contention)), "{answer:?}");
         }
         let fresh = plan(world, &phone, &alone).await;
-        assert_eq!((fresh.log.len(), fresh.conflicts.len()), (1, 0));
+        assert_eq!((fresh.log.len(), fresh.unlogged.len()), (1, 0));
     }
 }
 
@@ -194,6 +196,26 @@ pub async fn a_late_update_does_not_fit_a_row_that_was_made_again<B: LongLived>(
     world.sweep().await;
     assert_eq!(conflicts(&phone.upload([update(1, pk(1), 1, "{}")]).await), [1]);
     assert_eq!(phone.apply([update(2, pk(1), 1, "{}")]).await, [2]);
+}
+
+/// A late copy of a deletion that had nothing to delete must not find a row that was made since.
+pub async fn a_late_deletion_of_nothing_deletes_nothing<B: LongLived>(world: &World<B>) {
+    let (phone, tablet) = (world.device("alice", "phone"), world.device("alice", "tablet"));
+    let deletions = [delete(1, pk(1), 1), delete(2, pk(2), 2)];
+    tablet.apply([insert(1, pk(2), "{}"), delete(2, pk(2), 1)]).await;
+    world.clock.pass_days(80);
+    let done = [Decision::Applied { version: None }, applied(2)];
+    assert_eq!(phone.upload(&deletions).await.decisions, done);
+    world.clock.pass_days(11);
+    assert_eq!(world.sweep().await.tombstones, 1);
+    tablet.apply([insert(3, pk(1), "{}"), insert(4, pk(2), "{}"), update(5, pk(2), 1, "{}")]).await;
+    assert_eq!(phone.upload(&deletions).await.decisions, done);
+    assert_eq!(phone.upload_atomic(&deletions).await.decisions, done);
+    // As what was applied before, they are confirmed beside a change that is not.
+    let aborted = phone.upload_atomic(&[deletions[0].clone(), deletions[1].clone(), insert(3, pk(1), "{}")]).await;
+    assert_eq!(aborted.decisions[..2], done);
+    assert_eq!(phone.rows(10).await.0.len(), 2);
+    assert_eq!(phone.apply([delete(4, pk(1), 1), delete(5, pk(2), 2)]).await, [2, 3]);
 }
 
 /// Refused at one version, applied at another, and pruned: the key is that of an entry from then on.

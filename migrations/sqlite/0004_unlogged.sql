@@ -1,12 +1,13 @@
--- Changes that were refused are remembered like those that were applied and pruned: a copy of one that comes late is
--- refused again, whatever has become of its row.
+-- Changes that were answered and left no entry in the log are remembered like those that were applied and pruned: a copy
+-- of one that comes late is told the same, whatever has become of its row.
 
--- unlogged: why there never was an entry under the key; null for one that was pruned. With 'conflict' server_version is
--- the one that the change named, and the digest is of no payload: a node of the release before takes the key for that of a
--- change that was applied, and must not find that it was this one.
+-- unlogged: how the change was settled without an entry, null where there was one: 'conflict'; or 'never_there' or
+-- 'deleted_before', which were to delete such a row. server_version is then the one that the change named, and the digest
+-- is of no payload: a node of the release before takes the key for that of an entry, and must not find that it was this
+-- change's.
 ALTER TABLE sync_pruned_key ADD COLUMN unlogged TEXT;
 
--- A user with nothing but conflicts has a stream that ends at 0, which the table's CHECK refused. SQLite drops none without
+-- A user with nothing else has a stream that ends at 0, which the table's CHECK refused. SQLite drops none without
 -- making the table anew: of a row for each user, and no payloads. It is copied and not renamed, which would fail where a
 -- view of the app's is broken.
 CREATE TABLE user_stream_before AS SELECT * FROM user_stream;
