@@ -1,6 +1,6 @@
 //! Writes a plan, or nothing.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outrigger_application::StoreError;
@@ -15,89 +15,14 @@ use crate::error::{self, from_commit, from_sqlx};
 use crate::projection::careful::{Careful, TIMED_OUT};
 use crate::projection::parts::{self, Part};
 use crate::projection::values::{self, NetChange};
-use crate::projection::{Sidecar, Targets, failures};
+use crate::projection::{Targets, failures};
 use crate::session;
 use crate::timestamp::TimestampTz;
+use sidecar::Sidecar;
 
+pub(crate) mod sidecar;
 mod unlogged;
 
-/// One statement that is its own transaction: a caller that goes away leaves nothing open.
-///
-/// `turn` has one row if the stream ended at $2 and now ends at $3, and else none; all that is written comes
-/// through it. Without an entry $3 is $2, and the stream has something to be swept again. A commit that races
-/// this one waits for the row's lock at `moved` (`born` for a user's first), sees the new end once it has it, and writes
-/// nothing. A stream that has lost its row stays lost.
-///
-/// When `turn` has a row, nobody has written for this user since the plan's snapshot, so this statement's own snapshot
-/// is as good, and `changed` must find every row that the plan knows, at a lower version. If it does
-/// not, someone else wrote to the tables; the last line then divides by zero, which undoes all.
-///
-/// `entry` carries the user, so that the joins on it can only look up whole keys: with a constant, the
-/// planner may prefer to read all rows of the user. `known` is null for an entry that a later one of the same
-/// row supersedes. Only where a row is known there may be a state, and a look whether there is one costs as much as
-/// to write it.
-const WRITES: &str = "
-WITH moved AS (
-    UPDATE sync.user_stream SET last_server_id = $3, clean_at = NULL
-    WHERE user_id = $1 AND last_server_id = $2
-    RETURNING 1
-), born AS (
-    INSERT INTO sync.user_stream (user_id, last_server_id)
-    SELECT $1, $3 WHERE $2 = 0
-    ON CONFLICT (user_id) DO NOTHING
-    RETURNING 1
-), turn AS (
-    SELECT 1 FROM moved UNION ALL SELECT 1 FROM born LIMIT 1
-), entry AS MATERIALIZED (
-    SELECT $1 AS user_id, $2 + e.place AS server_id, e.schema_name, e.table_name, e.op, e.pk_uuid,
-           e.payload::json AS payload, e.source_id, e.source_change_id, e.server_version, e.known,
-           e.projected
-    FROM turn CROSS JOIN unnest(
-        $5::text[], $6::text[], $7::text[], $8::uuid[], $9::text[], $10::text[], $11::int8[], $12::int8[], $13::bool[],
-        $14::bool[]
-    ) WITH ORDINALITY AS e (
-        schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id, server_version, known, projected, place
-    )
-), logged AS (
-    INSERT INTO sync.server_change_log (
-        user_id, server_id, schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id,
-        server_version, ts
-    )
-    SELECT user_id, server_id, schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id,
-           server_version, $4
-    FROM entry
-), created AS (
-    INSERT INTO sync.sync_row_meta (
-        user_id, schema_name, table_name, pk_uuid, server_version, deleted, updated_at, projected
-    )
-    SELECT user_id, schema_name, table_name, pk_uuid, server_version, op = 'DELETE', $4,
-           coalesce(projected, false)
-    FROM entry WHERE NOT known
-), changed AS (
-    UPDATE sync.sync_row_meta m
-    SET server_version = e.server_version, deleted = e.op = 'DELETE', updated_at = $4,
-        projected = coalesce(e.projected, m.projected)
-    FROM entry e
-    WHERE e.known AND m.user_id = e.user_id AND m.schema_name = e.schema_name AND m.table_name = e.table_name
-      AND m.pk_uuid = e.pk_uuid AND m.server_version < e.server_version
-    RETURNING 1
-), stored AS (
-    INSERT INTO sync.sync_state (user_id, schema_name, table_name, pk_uuid, payload)
-    SELECT user_id, schema_name, table_name, pk_uuid, payload
-    FROM entry WHERE NOT known AND op <> 'DELETE'
-), replaced AS (
-    INSERT INTO sync.sync_state (user_id, schema_name, table_name, pk_uuid, payload)
-    SELECT user_id, schema_name, table_name, pk_uuid, payload
-    FROM entry WHERE known AND op <> 'DELETE'
-    ON CONFLICT (user_id, schema_name, table_name, pk_uuid) DO UPDATE SET payload = excluded.payload
-), cleared AS (
-    DELETE FROM sync.sync_state s USING entry e
-    WHERE e.known AND e.op = 'DELETE' AND s.user_id = e.user_id AND s.schema_name = e.schema_name
-      AND s.table_name = e.table_name AND s.pk_uuid = e.pk_uuid
-)";
-const ANSWER: &str = "
-SELECT (SELECT count(*) FROM turn),
-       1 / ((SELECT count(*) FROM changed) = (SELECT count(*) FROM entry WHERE known))::int4";
 /// The rows that the statement projects have no failures any more. Most users have none at all, which is asked once.
 const CURED: &str = ", cured AS (
     DELETE FROM sync.materialize_failures f USING entry e
@@ -105,12 +30,6 @@ const CURED: &str = ", cured AS (
       AND e.projected IS NOT NULL AND f.user_id = e.user_id AND f.schema_name = e.schema_name
       AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
 )";
-static COMMIT: LazyLock<Arc<str>> = LazyLock::new(|| format!("{WRITES}{ANSWER}").into());
-static COMMIT_WITH_UNLOGGED: LazyLock<Arc<str>> =
-    LazyLock::new(|| format!("{WRITES}{}{ANSWER}", unlogged::REMEMBERED).into());
-/// The number of the first parameter behind those of [`WRITES`].
-const NEXT_PARAMETER: usize = 15;
-
 /// What came of writing the sidecar and the business tables in one statement.
 enum Whole {
     Done,
@@ -127,7 +46,7 @@ pub(crate) async fn commit(store: &PostgresStore, user: &UserId, plan: &Plan) ->
     let rows = values::of_plan(plan);
     let targets = store.projection.targets();
     if !rows.iter().any(|row| store.projection.projects(&targets, &row.key.table)) {
-        let written = store.sessions.rows(statement(sidecar_text(plan), user, (plan, None))).await;
+        let written = store.sessions.rows(statement(Sidecar::of(plan).text(), user, (plan, None))).await;
         return won(&written.map_err(from_commit)?);
     }
     let started = Instant::now();
@@ -170,12 +89,11 @@ async fn commit_whole(
 ) -> Result<Whole, StoreError> {
     let refused = Whole::Refused { timed_out: false };
     let Some(mut parts) = parts::sorted(&store.projection, targets, rows) else { return Ok(refused) };
-    let with_unlogged = !plan.unlogged.is_empty();
-    let sidecar = if with_unlogged { Sidecar::WithUnlogged } else { Sidecar::Written };
-    let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), sidecar);
-    let text = targets.statement(key(&parts), || whole_text(&parts, with_unlogged)).or_else(|| {
+    let sidecar = Sidecar::of(plan);
+    let key = |parts: &[Part<'_>]| (parts.iter().map(Part::form).collect(), Some(sidecar));
+    let text = targets.statement(key(&parts), || whole_text(&parts, sidecar)).or_else(|| {
         parts = parts::merged(std::mem::take(&mut parts));
-        targets.statement(key(&parts), || whole_text(&parts, with_unlogged))
+        targets.statement(key(&parts), || whole_text(&parts, sidecar))
     });
     let Some(text) = text else { return Ok(refused) };
     let names: Vec<&TableName> = parts.iter().map(Part::table).collect();
@@ -191,20 +109,11 @@ async fn commit_whole(
     }
 }
 
-/// What writes the sidecar alone.
-fn sidecar_text(plan: &Plan) -> Arc<str> {
-    Arc::clone(if plan.unlogged.is_empty() { &COMMIT } else { &COMMIT_WITH_UNLOGGED })
-}
-
-fn whole_text(parts: &[Part<'_>], with_unlogged: bool) -> String {
-    let (mut text, mut next) = (WRITES.to_owned(), NEXT_PARAMETER);
-    if with_unlogged {
-        text += unlogged::REMEMBERED;
-        next += unlogged::PARAMETERS;
-    }
-    let shortfalls = parts::fragments(&mut text, parts, next);
+fn whole_text(parts: &[Part<'_>], sidecar: Sidecar) -> String {
+    let mut text = sidecar.writes();
+    let shortfalls = parts::fragments(&mut text, parts, sidecar.next_parameter());
     text += CURED;
-    text += ANSWER;
+    text += &sidecar.answer();
     for shortfall in shortfalls {
         text += &format!(", 1 / ({shortfall} = 0)::int4");
     }
@@ -240,7 +149,7 @@ async fn commit_in_parts(
     (plan, rows, time): (&Plan, &[NetChange<'_>], Result<Duration, &str>),
 ) -> Result<(), Failed> {
     let mut tx = store.sessions.begin().await?;
-    let written = statement(sidecar_text(plan), user, (plan, None)).fetch_all(tx.connection()).await?;
+    let written = statement(Sidecar::of(plan).text(), user, (plan, None)).fetch_all(tx.connection()).await?;
     if let Err(lost) = won(&written) {
         tx.rollback().await?;
         return Err(Failed::Before(lost));

@@ -39,6 +39,7 @@ use outrigger_application::tables::TableConfig;
 use outrigger_domain::TableName;
 use sqlx::PgConnection;
 
+use crate::commit::sidecar::Sidecar;
 use crate::error::ConnectError;
 use crate::session::Sessions;
 use parts::Form;
@@ -62,15 +63,7 @@ impl fmt::Debug for Projection {
 }
 
 /// What a statement is made of, and what it writes of the sidecar as well.
-type StatementKey = (Vec<Form>, Sidecar);
-
-/// What a statement that projects rows writes of the sidecar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Sidecar {
-    Untouched,
-    Written,
-    WithUnlogged,
-}
+type StatementKey = (Vec<Form>, Option<Sidecar>);
 
 /// Texts with fragments of new rows that are kept: devices choose which columns there are, and every text is a prepared
 /// statement of every connection.

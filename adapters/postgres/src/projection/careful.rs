@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::shape::Shape;
 use super::values::{self, NetChange, Values};
-use super::{Projection, Sidecar, Targets, sql};
+use super::{Projection, Targets, sql};
 use crate::error;
 use crate::session::timed_out;
 
@@ -237,7 +237,7 @@ impl Careful<'_> {
     ) -> Result<(), Refused> {
         let shapes = tables.keys().map(|name| self.targets.shape(name)).collect::<Result<Vec<&Shape>, _>>();
         let shapes = shapes.map_err(Refused::because)?;
-        let key = (tables.keys().map(|&name| (name.clone(), None)).collect(), Sidecar::Untouched);
+        let key = (tables.keys().map(|&name| (name.clone(), None)).collect(), None);
         let text = self.targets.statement(key, || sql::alone(&shapes));
         let text = text.ok_or_else(|| Refused::because("there is no statement for the table"))?;
         let mut statement = sqlx::query(AssertSqlSafe(text)).bind(self.user.as_str());
