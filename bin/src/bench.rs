@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use outrigger_bench::Progress;
-use outrigger_bench::load::{self, Access, LoadBench, Running, Store};
+use outrigger_bench::load::{self, Access, FloorForm, LoadBench, Running, Store};
 use outrigger_bench::snapshot::{self, SnapshotBench};
 use outrigger_bench::sweep::{self, SweepBench};
 use outrigger_bench::watch::{self, WatchBench};
 use tempfile::TempDir;
 
 use crate::cli::{
-    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, StoreKind,
+    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, FloorKind, StoreKind,
 };
 use crate::wire::failed;
 use crate::{Outcome, RunError, output};
@@ -74,7 +74,11 @@ async fn run_load(args: &BenchLoadArgs) -> Result<Outcome, RunError> {
         time: Duration::from_secs(args.seconds.into()),
         changes: args.changes,
         runs: args.runs,
-        floor: !args.no_floor,
+        floor: match args.floor {
+            FloorKind::Statement => Some(FloorForm::Statement),
+            FloorKind::Transaction => Some(FloorForm::Transaction),
+            FloorKind::None => None,
+        },
     };
     let bar = Bar(output::bar(0));
     let report = load::run(&bench, &bar).await.map_err(stopped)?;

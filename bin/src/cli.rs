@@ -14,7 +14,7 @@ use outrigger_domain::{SourceId, TableName, UserId};
 use serde::Serialize;
 
 pub(crate) use bench::{
-    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, StoreKind,
+    BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, FloorKind, StoreKind,
 };
 
 use crate::config::Age;

@@ -67,12 +67,23 @@ pub(crate) struct BenchLoadArgs {
     /// Runs of each line, of which the medians count
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) runs: u32,
-    /// Leave out what the database could do without the server
-    #[arg(long)]
-    pub(crate) no_floor: bool,
+    /// What the server is measured next to: what its database can do without it
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = FloorKind::Statement)]
+    pub(crate) floor: FloorKind,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A floor by its name.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum FloorKind {
+    /// Uploads as one statement each, the least that there is
+    Statement,
+    /// On Postgres uploads as one transaction each, with a statement for each table
+    Transaction,
+    /// Nothing
+    None,
 }
 
 /// A store by its name.

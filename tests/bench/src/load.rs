@@ -17,6 +17,7 @@ use outrigger_testkit::{Cluster, Settings};
 use rusqlite::Connection;
 
 pub use changes::PAYLOAD_BYTES_MIN;
+pub use floor::FloorForm;
 pub use report::{Line, LoadReport};
 pub use sample::Figures;
 pub use scenario::What;
@@ -68,8 +69,8 @@ pub struct LoadBench {
     pub changes: Option<u64>,
     /// Runs of each line, of which the medians count.
     pub runs: u32,
-    /// Whether the floor is measured too.
-    pub floor: bool,
+    /// The floor that is measured too.
+    pub floor: Option<FloorForm>,
 }
 
 const BUSINESS: &str = "SET client_min_messages = warning; CREATE TABLE IF NOT EXISTS public.users (id uuid PRIMARY KEY, name text, email text,
@@ -90,8 +91,8 @@ pub async fn run(bench: &LoadBench, progress: &dyn Progress) -> Result<LoadRepor
     };
     let memory_idle = target.cost().map(|cost| cost.memory);
     // The log of a server's only user may be anything, and there is no floor of that.
-    let floor = match url.filter(|_| bench.floor && target.has_devices()) {
-        Some(url) => Floor::of(folder.path(), url)?,
+    let floor = match url.zip(bench.floor).filter(|_| target.has_devices()) {
+        Some((url, form)) => Floor::of(folder.path(), url, form)?,
         None => Floor::None,
     };
     let database = url.map(Database::of).transpose()?.flatten();

@@ -19,6 +19,15 @@ pub(crate) enum Write {
     Update,
 }
 
+/// How the floor of Postgres writes new rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloorForm {
+    /// One statement a batch: the least that there is.
+    Statement,
+    /// One transaction a batch, with a statement for each table.
+    Transaction,
+}
+
 /// How it is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -39,9 +48,9 @@ pub(crate) enum Floor {
 
 impl Floor {
     /// The floor of that database, with its own tables in it or beside it.
-    pub(crate) fn of(folder: &Path, database_url: &str) -> Result<Self, BenchError> {
+    pub(crate) fn of(folder: &Path, database_url: &str, form: FloorForm) -> Result<Self, BenchError> {
         if let Some(database) = Database::of(database_url)? {
-            return Ok(Self::Postgres(PostgresFloor::new(folder, database)?));
+            return Ok(Self::Postgres(PostgresFloor::new(folder, database, form)?));
         }
         Ok(match database_url.strip_prefix("sqlite://") {
             Some(path) => Self::Sqlite(SqliteFloor::new(path.into())),
@@ -70,7 +79,7 @@ impl Floor {
     /// What it is, in few words.
     pub(crate) fn name(&self, reads: bool) -> &'static str {
         match (self, reads) {
-            (Self::Postgres(_), false) => "one SQL statement a batch, by pgbench",
+            (Self::Postgres(floor), false) => floor.name(),
             (Self::Postgres(_), true) => "COPY of the same rows",
             (Self::Sqlite(_), false) => "one transaction a batch, by one thread",
             (Self::Sqlite(_), true) => "SELECT of the same rows",

@@ -40,7 +40,7 @@ impl Runner<'_> {
         let (mut runs, mut floors) = (Vec::new(), Vec::new());
         for run in 1..=self.bench.runs {
             progress.begin(&format!("{} ({run} of {})", scenario.label(), self.bench.runs));
-            if self.bench.floor {
+            if self.bench.floor.is_some() {
                 self.settle();
                 floors.extend(self.floor(scenario).await?);
             }

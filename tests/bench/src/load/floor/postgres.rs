@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{Shape, Write};
+use super::{FloorForm, Shape, Write};
 use crate::BenchError;
 use crate::load::changes::Changes;
 use crate::load::drive::{Driven, Limit};
@@ -24,16 +24,31 @@ pub(crate) struct PostgresFloor {
     database: Database,
     pgbench: PathBuf,
     folder: PathBuf,
+    form: FloorForm,
 }
 
 impl PostgresFloor {
     /// Makes the tables.
-    pub(crate) fn new(folder: &Path, database: Database) -> Result<Self, BenchError> {
+    pub(crate) fn new(folder: &Path, database: Database, form: FloorForm) -> Result<Self, BenchError> {
         let pgbench = program("pgbench")?;
-        std::fs::write(folder.join("insert.sql"), include_str!("insert.sql"))?;
+        let insert = match form {
+            FloorForm::Statement => include_str!("insert.sql"),
+            FloorForm::Transaction => include_str!("insert_plainly.sql"),
+        };
+        std::fs::write(folder.join("insert.sql"), insert)?;
         std::fs::write(folder.join("update.sql"), include_str!("update.sql"))?;
         database.ask(SETUP)?;
-        Ok(Self { database, pgbench, folder: folder.to_owned() })
+        Ok(Self { database, pgbench, folder: folder.to_owned(), form })
+    }
+
+    /// How it writes, in few words.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.form {
+            FloorForm::Statement => "one SQL statement a batch, by pgbench",
+            FloorForm::Transaction => {
+                "one transaction a batch, with a statement a table, by pgbench; updates in one statement"
+            }
+        }
     }
 
     /// Writes as fast as all clients together can.
