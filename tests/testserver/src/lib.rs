@@ -1,6 +1,7 @@
 //! The real server on a free port, inside the test: on every store, with any tables, and with tokens that need no key.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -86,6 +87,7 @@ pub struct Server {
     pub url: String,
     /// What it clears its streams through.
     pub retention: Arc<dyn RetentionStore>,
+    forgettings: AtomicI64,
     _stop: oneshot::Sender<()>,
     _kept: Kept,
 }
@@ -164,19 +166,21 @@ impl Server {
         };
         let serving = Serving { drain_timeout: Duration::ZERO, ..Serving::default() };
         tokio::spawn(serve(listener, router(api), serving, stopped));
-        Self { url, retention: store, _stop: stop, _kept: kept }
+        Self { url, retention: store, forgettings: AtomicI64::new(0), _stop: stop, _kept: kept }
     }
 
-    /// Prunes all that can be pruned, as if years had passed.
+    /// Prunes all that can be pruned, as if years had passed, and more each time.
     pub async fn forget_history(&self) {
-        struct Later;
+        struct Later(i64);
         impl Clock for Later {
             fn now(&self) -> Timestamp {
-                "2100-01-01T00:00:00Z".parse().expect("it is a time")
+                let first: Timestamp = "2100-01-01T00:00:00Z".parse().expect("it is a time");
+                first + jiff::SignedDuration::from_secs(self.0)
             }
         }
+        let later = Later(self.forgettings.fetch_add(1, Ordering::Relaxed));
         let ages = RetentionAges { superseded: Duration::ZERO, tombstones: Duration::ZERO, keys: Duration::MAX };
-        let retention = Retention::new(Arc::clone(&self.retention), Arc::new(Later), ages, Duration::ZERO);
+        let retention = Retention::new(Arc::clone(&self.retention), Arc::new(later), ages, Duration::ZERO);
         retention.sweep(Duration::ZERO, |_| {}).await.expect("the store answers");
     }
 }

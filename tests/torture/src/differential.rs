@@ -105,8 +105,19 @@ impl Run<'_> {
                 None => Ok(()),
             },
             Step::Download { who, asked } => self.download(*who, asked).await,
+            Step::Forget => {
+                self.forget().await;
+                Ok(())
+            }
             Step::Snapshot { who, limit } => self.snapshot(*who, *limit).await,
         }
+    }
+
+    async fn forget(&mut self) {
+        for (_, server) in &self.field.servers {
+            server.forget_history().await;
+        }
+        (0..2).for_each(|user| self.model.forget(&self.user(Who { user, device: 0 })));
     }
 
     fn user(&self, who: Who) -> String {
@@ -130,8 +141,12 @@ impl Run<'_> {
         let mut changes = Vec::new();
         for sketch in sketches {
             let again = sketch.again.and_then(|again| Some((again, sent.iter().rev().nth(again.ago.into())?)));
-            if let Some((Again { rewritten, .. }, change)) = again {
-                let change: Change = if rewritten { change.rewritten() } else { change.clone() };
+            if let Some((Again { rewritten, resolved, .. }, change)) = again {
+                let mut change: Change = if rewritten { change.rewritten() } else { change.clone() };
+                if resolved {
+                    let table = format!("{}.{}", change.schema.unwrap_or("public"), change.table);
+                    change.version = self.model.version(&user, &table, &change.pk.to_lowercase());
+                }
                 changes.push(change.clone());
                 sent.push(change);
                 continue;

@@ -26,6 +26,8 @@ pub enum Step {
     Again { who: Who },
     /// A download.
     Download { who: Who, asked: Asked },
+    /// What may be forgotten of the history is, but for the keys.
+    Forget,
     /// All rows, page by page.
     Snapshot { who: Who, limit: u8 },
 }
@@ -118,6 +120,8 @@ pub struct Again {
     pub ago: u8,
     /// Whether it is written in another way.
     pub rewritten: bool,
+    /// Whether it names the row's version as it is now.
+    pub resolved: bool,
 }
 
 /// Histories of up to that many steps.
@@ -147,6 +151,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => upload,
         2 => who().prop_map(|who| Step::Again { who }),
         4 => (who(), asked()).prop_map(|(who, asked)| Step::Download { who, asked }),
+        1 => Just(Step::Forget),
         1 => (who(), 1_u8..5).prop_map(|(who, limit)| Step::Snapshot { who, limit }),
     ]
 }
@@ -216,8 +221,9 @@ fn sketch() -> impl Strategy<Value = Sketch> {
     ];
     let payload = prop_oneof![60 => 0_u8..20, 3 => Just(23_u8), 1 => 20_u8..23];
     let row = (0_u8..4, prop_oneof![60 => Just(0_u8), 4 => Just(1), 1 => Just(2)]);
-    let again = (0_u8..4, any::<bool>()).prop_map(|(ago, rewritten)| Again { ago, rewritten });
-    let again = prop::option::weighted(0.1, again);
+    let again = (0_u8..16, any::<bool>(), prop::bool::weighted(0.3));
+    let again = again.prop_map(|(ago, rewritten, resolved)| Again { ago, rewritten, resolved });
+    let again = prop::option::weighted(0.15, again);
     (id, table, op, row, version, payload, (0_u8..16, 0_u8..40), again).prop_map(
         |(id, (schema, table), op, (pk, pk_form), version, payload, (author, reply_to), again)| Sketch {
             id,

@@ -70,6 +70,9 @@ type Row = (String, String);
 
 #[derive(Clone)]
 struct Entry {
+    server_id: i64,
+    /// Whether it is known by its key alone.
+    is_pruned: bool,
     row: Row,
     op: String,
     payload: Option<Payload>,
@@ -84,6 +87,10 @@ struct Stream {
     /// Version, and what the row is; none if it was deleted.
     rows: BTreeMap<Row, (i64, Option<Payload>)>,
     log: Vec<Entry>,
+    head: i64,
+    /// The last deletion that was pruned, and the number that pruning took for itself.
+    floor: i64,
+    moved_at: i64,
     /// What was settled last without an entry, by source and number.
     settled: BTreeMap<(String, i64), Settled>,
 }
@@ -131,7 +138,26 @@ impl Model {
 
     /// The end of a user's stream.
     pub fn head(&self, user: &str) -> i64 {
-        self.users.get(user).map_or(0, |stream| stream.log.len() as i64)
+        self.users.get(user).map_or(0, |stream| stream.head)
+    }
+
+    /// Forgets of a user's history what may be forgotten, but no keys.
+    pub fn forget(&mut self, user: &str) {
+        let Some(stream) = self.users.get_mut(user) else { return };
+        let Stream { rows, log, head, floor, moved_at, .. } = stream;
+        let mut deletions = Vec::new();
+        for entry in log.iter_mut().filter(|entry| !entry.is_pruned) {
+            let is_last = rows.get(&entry.row).is_some_and(|(version, _)| *version == entry.version);
+            let is_deletion = is_last && entry.payload.is_none();
+            entry.is_pruned = !is_last || is_deletion;
+            if is_deletion {
+                deletions.push((entry.row.clone(), entry.server_id));
+            }
+        }
+        if let Some((_, last)) = deletions.last() {
+            (*floor, *moved_at, *head) = (*last, *head + 1, *head + 1);
+        }
+        deletions.iter().for_each(|(row, _)| drop(rows.remove(row)));
     }
 
     /// What an upload answers that names a life of the stream.
@@ -148,7 +174,7 @@ impl Model {
 
     fn upload(&mut self, user: &str, source: &str, changes: &[Change], atomic: bool) -> Uploaded {
         let before = self.users.entry(user.to_owned()).or_default().clone();
-        let head = before.log.len() as i64;
+        let head = before.head;
         if changes.len() > self.changes_max {
             let refused = |change: &Change| refusal(change.id.unwrap_or(0), "batch_too_large", Vec::new());
             let statuses = changes.iter().map(refused).collect();
@@ -191,7 +217,7 @@ impl Model {
             }
             (stream, accepted) = (undone, false);
         }
-        let highest_server_seq = stream.log.len() as i64;
+        let highest_server_seq = stream.head;
         self.users.insert(user.to_owned(), stream);
         Uploaded { accepted, highest_server_seq, epoch: nothing(), statuses }
     }
@@ -239,15 +265,19 @@ impl Model {
         if query.after > head {
             return Err((409, failure("cursor_ahead", Some(head))));
         }
+        let none = Stream::default();
+        let Stream { log, floor, moved_at, .. } = self.users.get(user).unwrap_or(&none);
+        let is_new = (query.after == 0 && query.epoch.is_none()) || (query.until > 0 && query.until >= *moved_at);
+        if query.after < *floor && !is_new {
+            return Err((410, Failure { floor: Some(*floor), ..failure("history_pruned", None) }));
+        }
         let window_until = if query.until == 0 { head } else { query.until.min(head) };
-        let none = Vec::new();
-        let log = self.users.get(user).map_or(&none, |stream| &stream.log);
-        let entries = log.iter().zip(1..);
+        let entries = log.iter().filter(|entry| !entry.is_pruned);
         let matching: Vec<Downloaded> = entries
-            .filter(|(_, server_id)| *server_id > query.after && *server_id <= window_until)
-            .filter(|(entry, _)| query.include_self || entry.source != source)
-            .filter(|(entry, _)| query.schema.is_none_or(|schema| entry.row.0.split('.').next() == Some(schema)))
-            .map(|(entry, server_id)| downloaded(entry, server_id))
+            .filter(|entry| entry.server_id > query.after && entry.server_id <= window_until)
+            .filter(|entry| query.include_self || entry.source != source)
+            .filter(|entry| query.schema.is_none_or(|schema| entry.row.0.split('.').next() == Some(schema)))
+            .map(downloaded)
             .collect();
         let has_more = matching.len() as i64 > limit;
         let changes: Vec<Downloaded> = matching.into_iter().take(limit as usize).collect();
@@ -364,7 +394,10 @@ fn decide(stream: &mut Stream, source: &str, change: &Admitted<'_>) -> Status {
         return deletion.unwrap_or_else(|| conflict(stream, change));
     }
     stream.rows.insert(change.row.clone(), (version + 1, change.payload.cloned()));
+    stream.head += 1;
     stream.log.push(Entry {
+        server_id: stream.head,
+        is_pruned: false,
         row: change.row.clone(),
         op: change.op.clone(),
         payload: change.payload.cloned(),
@@ -416,10 +449,10 @@ fn failure(error: &str, highest_server_seq: Option<i64>) -> Failure {
     Failure { error: error.into(), message: nothing(), highest_server_seq, epoch: None, floor: None }
 }
 
-fn downloaded(entry: &Entry, server_id: i64) -> Downloaded {
+fn downloaded(entry: &Entry) -> Downloaded {
     let (schema, table) = entry.row.0.split_once('.').unwrap_or_default();
     Downloaded {
-        server_id,
+        server_id: entry.server_id,
         schema: schema.into(),
         table: table.into(),
         op: entry.op.clone(),
