@@ -156,6 +156,23 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_made_anew_keeps_its_rows() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert!(apply(&mut connection, &MIGRATIONS[..3]).is_ok());
+        let fill = "INSERT INTO user_stream (user_id, last_server_id, last_failure_id, epoch, kept_floor, kept_moved_at, \
+                    swept_at, clean_at) VALUES ('alice', 9, 2, 'e', 3, 4, 's', 8), ('bob', 1, 0, NULL, 0, 0, NULL, NULL)";
+        connection.execute_batch(fill).unwrap();
+        let rows = |connection: &Connection| {
+            let all = "SELECT group_concat(user_id || last_server_id || last_failure_id || coalesce(epoch, '-') || kept_floor \
+                       || kept_moved_at || coalesce(swept_at, '-') || coalesce(clean_at, '-')) FROM user_stream";
+            connection.query_row(all, [], |row| row.get::<_, String>(0)).unwrap()
+        };
+        let before = rows(&connection);
+        assert!(apply(&mut connection, MIGRATIONS).is_ok());
+        assert_eq!((rows(&connection), before.as_str()), (before.clone(), "alice92e34s8,bob10-00--"));
+    }
+
+    #[test]
     fn a_migration_that_fails_takes_the_others_back() {
         let mut connection = Connection::open_in_memory().unwrap();
         let broken = Migration { name: "0002_broken", sql: "CREATE TABLE two (n INTEGER); CREATE nonsense;" };
