@@ -1,6 +1,8 @@
 //! The configuration: read from its sources, checked, and complete before anything is started.
 
+mod age;
 mod auth;
+mod database_url;
 mod edge;
 mod settings;
 mod sources;
@@ -17,7 +19,8 @@ use outrigger_domain::TableName;
 use outrigger_domain::limits::NAME_BYTES_MAX;
 
 pub(crate) use self::auth::Auth;
-pub(crate) use self::settings::{Age, DatabaseUrl, Otlp, Settings, Synchronous};
+pub(crate) use self::settings::{Otlp, Settings, Synchronous};
+pub(crate) use self::{age::Age, database_url::DatabaseUrl};
 use crate::cli::Flags;
 
 /// The longest bound on the projection of an upload.

@@ -3,10 +3,9 @@
 use std::io::{self, Write, stdout};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use outrigger_application::ports::users::{DeviceRecord, UserRecord};
+use outrigger_application::ports::users::UserRecord;
 use outrigger_application::{Erasure, Exports, Hub, Snapshots};
-use outrigger_http::{Exported, export_lines};
+use outrigger_http::{DeviceBody, Exported, UserBody, export_lines};
 use serde::Serialize;
 
 use crate::cli::{DeleteUserArgs, DevicesArgs, ExportArgs, UsersArgs};
@@ -17,28 +16,6 @@ use crate::{Outcome, RunError, catalog, output, shutdown, wire};
 /// Users or devices that are read at once.
 const PAGE: u32 = 500;
 
-/// A user on one line.
-#[derive(Serialize)]
-struct UserLine<'a> {
-    user: &'a str,
-    highest_server_seq: i64,
-    devices: u64,
-    last_contact: Option<Timestamp>,
-    failures: u64,
-}
-
-/// A device on one line.
-#[derive(Serialize)]
-struct DeviceLine<'a> {
-    user: &'a str,
-    source_id: &'a str,
-    first_contact: Timestamp,
-    last_contact: Timestamp,
-    cursor: Option<i64>,
-    lag: i64,
-    highest_source_change_id: i64,
-}
-
 /// `users`
 pub(crate) async fn users(config: &Config, args: &UsersArgs) -> Result<Outcome, RunError> {
     let store = wire::open_existing(config).await?.users;
@@ -47,22 +24,15 @@ pub(crate) async fn users(config: &Config, args: &UsersArgs) -> Result<Outcome, 
         let page = store.users(after.as_ref(), PAGE).await.map_err(|error| failed("cannot list users", error))?;
         let Some(last) = page.last() else { break };
         after = Some(last.user.clone());
-        for UserRecord { user, head, devices, last_contact, failures } in &page {
-            let (user, last_contact) = (user.as_str(), *last_contact);
-            let line =
-                UserLine { user, highest_server_seq: head.0, devices: *devices, last_contact, failures: *failures };
+        for record in &page {
             if args.json {
-                write_line(&line)?;
-            } else {
-                let contact = last_contact.map_or_else(String::new, |at| at.to_string());
-                rows.push([
-                    output::one_line(user),
-                    head.to_string(),
-                    devices.to_string(),
-                    contact,
-                    failures.to_string(),
-                ]);
+                write_line(&UserBody::from(record))?;
+                continue;
             }
+            let UserRecord { user, head, devices, last_contact, failures } = record;
+            let contact = last_contact.map_or_else(String::new, |at| at.to_string());
+            let [head, devices, failures] = [head.to_string(), devices.to_string(), failures.to_string()];
+            rows.push([output::one_line(user.as_str()), head, devices, contact, failures]);
         }
     }
     if args.json { Ok(Outcome::Done) } else { table(["USER", "END", "DEVICES", "LAST CONTACT", "FAILURES"], &rows) }
@@ -78,33 +48,18 @@ pub(crate) async fn devices(config: &Config, args: &DevicesArgs) -> Result<Outco
         let Some(last) = page.last() else { break };
         after = Some((last.user.clone(), last.source.clone()));
         for device in &page {
-            let line = device_line(device);
             if args.json {
-                write_line(&line)?;
-            } else {
-                let cursor = line.cursor.map_or_else(String::new, |cursor| cursor.to_string());
-                let cells =
-                    [line.first_contact.to_string(), line.last_contact.to_string(), cursor, line.lag.to_string()];
-                let [first, last, cursor, lag] = cells;
-                rows.push([output::one_line(line.user), output::one_line(line.source_id), first, last, cursor, lag]);
+                write_line(&DeviceBody::from(device))?;
+                continue;
             }
+            let [user, source] = [device.user.as_str(), device.source.as_str()].map(output::one_line);
+            let [first, last] = [device.first_contact, device.last_contact].map(|at| at.to_string());
+            let cursor = device.cursor.map_or_else(String::new, |cursor| cursor.to_string());
+            rows.push([user, source, first, last, cursor, device.lag().to_string()]);
         }
     }
     let heading = ["USER", "SOURCE", "FIRST CONTACT", "LAST CONTACT", "CURSOR", "LAG"];
     if args.json { Ok(Outcome::Done) } else { table(heading, &rows) }
-}
-
-fn device_line(device: &DeviceRecord) -> DeviceLine<'_> {
-    let cursor = device.cursor.map(|cursor| cursor.0);
-    DeviceLine {
-        user: device.user.as_str(),
-        source_id: device.source.as_str(),
-        first_contact: device.first_contact,
-        last_contact: device.last_contact,
-        cursor,
-        lag: (device.head.0 - cursor.unwrap_or(0)).max(0),
-        highest_source_change_id: device.highest_source_change_id.0,
-    }
 }
 
 /// `export`

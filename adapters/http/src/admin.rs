@@ -68,7 +68,7 @@ pub(crate) struct UsersResponse<'a> {
 /// A user of whom anything is kept.
 #[derive(Serialize, ToSchema)]
 #[schema(as = User)]
-pub(crate) struct UserBody<'a> {
+pub struct UserBody<'a> {
     user: &'a str,
     /// Where the stream ends.
     highest_server_seq: i64,
@@ -100,7 +100,7 @@ pub(crate) struct DevicesResponse<'a> {
 /// A device that has been in touch.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Device)]
-pub(crate) struct DeviceBody<'a> {
+pub struct DeviceBody<'a> {
     user: &'a str,
     source_id: &'a str,
     #[schema(value_type = String, format = DateTime)]
@@ -118,14 +118,13 @@ pub(crate) struct DeviceBody<'a> {
 
 impl<'a> From<&'a DeviceRecord> for DeviceBody<'a> {
     fn from(record: &'a DeviceRecord) -> Self {
-        let cursor = record.cursor.map(|cursor| cursor.0);
         Self {
             user: record.user.as_str(),
             source_id: record.source.as_str(),
             first_contact: record.first_contact,
             last_contact: record.last_contact,
-            cursor,
-            lag: (record.head.0 - cursor.unwrap_or(0)).max(0),
+            cursor: record.cursor.map(|cursor| cursor.0),
+            lag: record.lag(),
             highest_source_change_id: record.highest_source_change_id.0,
         }
     }

@@ -58,6 +58,7 @@ use utoipa_axum::routes;
 
 pub use activity::Timeouts;
 pub use address::{Proxies, ProxyHeader};
+pub use admin::{DeviceBody, UserBody};
 pub use admission::Admission;
 pub use export::{Exported, lines as export_lines};
 pub use headers::Origins;

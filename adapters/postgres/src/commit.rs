@@ -30,6 +30,7 @@ const CURED: &str = ", cured AS (
       AND e.projected IS NOT NULL AND f.user_id = e.user_id AND f.schema_name = e.schema_name
       AND f.table_name = e.table_name AND f.pk_uuid = e.pk_uuid
 )";
+
 /// What came of writing the sidecar and the business tables in one statement.
 enum Whole {
     Done,

@@ -36,8 +36,9 @@ pub fn cannot_be(before: Timestamp, at: Timestamp) -> Timestamp {
 ///
 /// - Numbers of a stream are never used twice. A step that prunes deletions takes a number for itself, with no change
 ///   behind it, and says in [`Kept`](outrigger_domain::Kept) which it was.
-/// - The key of a pruned entry, or of a change that was settled without one, is remembered until [`forget_keys`](Self::forget_keys) takes it, and from then on the
-///   highest forgotten number of its source: see [`Snapshot::forgotten`](outrigger_domain::Snapshot::forgotten).
+/// - The key of a pruned entry, or of a change that was settled without one, is remembered until
+///   [`forget_keys`](Self::forget_keys) takes it, and from then on the highest forgotten number of its source: see
+///   [`Snapshot::forgotten`](outrigger_domain::Snapshot::forgotten).
 #[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]
 pub trait RetentionStore: Send + Sync {
@@ -65,8 +66,8 @@ pub trait RetentionStore: Send + Sync {
         at: Timestamp,
     ) -> Result<PruneStep, StoreError>;
 
-    /// Forgets up to `limit` keys whose entries were pruned, or whose changes were settled without one, before `before` and whose rows
-    /// are forgotten or were never there. Gives how many were forgotten, and whether any keys are left.
+    /// Forgets up to `limit` keys whose entries were pruned, or whose changes were settled without one, before `before`
+    /// and whose rows are forgotten or were never there. Gives how many were forgotten, and whether any keys are left.
     async fn forget_keys(&self, user: &UserId, before: Timestamp, limit: u32) -> Result<(u64, bool), StoreError>;
 
     /// Notes that a sweep has left nothing to do on a stream that ends at `head`.

@@ -40,6 +40,13 @@ pub struct DeviceRecord {
     pub highest_source_change_id: SourceChangeId,
 }
 
+impl DeviceRecord {
+    /// Numbers of the stream that it has not been through yet; its own changes and pruned ones count.
+    pub fn lag(&self) -> i64 {
+        (self.head.0 - self.cursor.unwrap_or_default().0).max(0)
+    }
+}
+
 /// The users, as something that is listed, and of which one is removed.
 #[cfg_attr(any(test, feature = "mock"), mockall::automock)]
 #[async_trait]

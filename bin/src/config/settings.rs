@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 use std::{fmt, str::FromStr};
 
@@ -11,7 +10,9 @@ use outrigger_application::Materialize;
 use outrigger_domain::TableName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::age::Age;
 use super::auth;
+use super::database_url::DatabaseUrl;
 use super::edge::{Cors, Limits, Network, ProxyHeader, Timeouts, TlsFiles};
 use crate::logging;
 
@@ -157,40 +158,6 @@ impl Default for Otlp {
     }
 }
 
-/// A length of time, such as `7d` or `36h`.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(crate) struct Age(pub(crate) Duration);
-
-impl FromStr for Age {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a length of time, such as 90d, 36h or never");
-        if text == "never" {
-            return Ok(Self(Duration::MAX));
-        }
-        let span: jiff::Span = text.parse().map_err(|_| wrong())?;
-        let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-        length.try_into().map(Self).map_err(|_| wrong())
-    }
-}
-
-impl Serialize for Age {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        const DAY: u64 = 86_400;
-        match self.0 {
-            Duration::MAX => to.serialize_str("never"),
-            age if age.as_secs() >= DAY && age == Duration::from_secs(age.as_secs() / DAY * DAY) => {
-                to.collect_str(&format_args!("{}d", age.as_secs() / DAY))
-            }
-            age => match jiff::SignedDuration::try_from(age) {
-                Ok(age) => to.collect_str(&format_args!("{age:#}")),
-                Err(_) => to.serialize_str("never"),
-            },
-        }
-    }
-}
-
 /// One `[[tables]]` entry.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -274,79 +241,6 @@ impl FromStr for LogFilter {
     }
 }
 
-/// Which store to use, and where it is.
-#[derive(Clone, PartialEq)]
-pub(crate) enum DatabaseUrl {
-    Memory,
-    Sqlite(PathBuf),
-    Postgres(String),
-}
-
-impl FromStr for DatabaseUrl {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if matches!(text, "memory:" | "memory://") {
-            return Ok(Self::Memory);
-        }
-        if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            return Ok(Self::Postgres(text.into()));
-        }
-        match text.strip_prefix("sqlite://") {
-            Some("" | ":memory:") => Err("a sqlite:// URL needs the path of a file; memory: keeps nothing on disk"),
-            Some(path) if path.contains('?') => Err("a sqlite:// URL takes no parameters"),
-            Some(path) => Ok(Self::Sqlite(path.into())),
-            // The text is not repeated: it may hold a password.
-            None => Err("it must begin with postgres:// or sqlite://, or be memory:"),
-        }
-    }
-}
-
-/// As it was written, but for the password.
-impl Serialize for DatabaseUrl {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Memory => to.serialize_str("memory:"),
-            Self::Sqlite(path) => to.collect_str(&format_args!("sqlite://{}", path.display())),
-            Self::Postgres(url) => to.serialize_str(&masked(url)),
-        }
-    }
-}
-
-/// A Postgres URL with its password masked, whether that stands before the host or among the parameters. Masks rather too
-/// much than too little: a password may hold what ends it in a proper URL.
-fn masked(url: &str) -> String {
-    let login = url.rsplit_once('@').and_then(|(login, rest)| Some((login.split_once("://")?, rest)));
-    let text = match login {
-        Some(((scheme, login), rest)) => match login.split_once(':') {
-            Some((user, _)) => format!("{scheme}://{user}:{MASK}@{rest}"),
-            None => url.to_owned(),
-        },
-        None => url.to_owned(),
-    };
-    let Some((place, parameters)) = text.split_once('?') else { return text };
-    let parameters = parameters.split('&').map(|parameter| match parameter.split_once('=') {
-        Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={MASK}"),
-        _ => parameter.to_owned(),
-    });
-    format!("{place}?{}", parameters.collect::<Vec<_>>().join("&"))
-}
-
-/// Names the place without the user, the password and the parameters.
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory => f.write_str("memory"),
-            Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
-            Self::Postgres(url) => {
-                let place = url.split_once("://").map_or("", |(_, rest)| rest);
-                let place = place.split(['?', '#']).next().unwrap_or_default();
-                write!(f, "Postgres at {}", place.rsplit('@').next().unwrap_or_default())
-            }
-        }
-    }
-}
-
 pub(super) fn from_text<'de, T: FromStr<Err: fmt::Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     String::deserialize(from)?.parse().map_err(de::Error::custom)
 }
@@ -367,69 +261,4 @@ pub(super) fn mask<S: Serializer>(secret: &Option<String>, to: S) -> Result<S::O
 fn table_name<'de, D: Deserializer<'de>>(from: D) -> Result<TableName, D::Error> {
     let text = String::deserialize(from)?;
     TableName::parse_qualified(&text).map_err(|why| de::Error::custom(format!("{text:?} is not a table's name: {why}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_database_is_named_without_its_password() {
-        for (url, place) in [
-            ("memory:", "memory"),
-            ("sqlite:///var/lib/a.db", "SQLite file /var/lib/a.db"),
-            ("postgres://localhost/app", "Postgres at localhost/app"),
-            ("postgres://u:p@ss@db:5432/app?password=x", "Postgres at db:5432/app"),
-        ] {
-            let database: DatabaseUrl = url.parse().map_err(|error| format!("{url}: {error}")).unwrap();
-            assert_eq!(database.to_string(), place);
-        }
-    }
-
-    #[test]
-    fn a_password_is_masked_wherever_it_stands() {
-        for (url, shown) in [
-            ("postgres://localhost/app", "postgres://localhost/app"),
-            ("postgres://u@db/app?sslmode=require", "postgres://u@db/app?sslmode=require"),
-            ("postgres://u:p@ss:w@db:5432/app", "postgres://u:***@db:5432/app"),
-            ("postgres://u:p?w@db/app", "postgres://u:***@db/app"),
-            (
-                "postgres:///app?host=/run&password=x&sslpassword=y",
-                "postgres:///app?host=/run&password=***&sslpassword=***",
-            ),
-        ] {
-            assert_eq!(masked(url), shown);
-        }
-    }
-
-    #[test]
-    fn an_age_reads_as_it_was_written_out() {
-        for text in ["7d", "1d", "36h", "90m", "1s", "0s", "never"] {
-            let age: Age = text.parse().unwrap();
-            let shown = serde_json::to_value(age).unwrap();
-            assert_eq!(shown.as_str().unwrap().parse(), Ok(age), "{text}");
-        }
-        assert_eq!(serde_json::to_value(Age(Duration::from_secs(7 * 86_400))).unwrap(), "7d");
-    }
-
-    #[test]
-    fn an_age_is_a_length_of_time_in_words() {
-        let hours = |hours: u64| Ok(Age(Duration::from_secs(hours * 3_600)));
-        for (text, expected) in [("7d", hours(168)), ("36h", hours(36)), ("1w 1 day", hours(192)), ("0s", hours(0))] {
-            assert_eq!(text.parse(), expected, "{text}");
-        }
-        assert_eq!("never".parse(), Ok(Age(Duration::MAX)));
-        for bad in ["", "7", "-1d", "1 month", "soon"] {
-            assert!(bad.parse::<Age>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn other_databases_are_refused() {
-        for url in
-            ["", "mysql://x", "outrigger.db", "sqlite:x.db", "sqlite://", "sqlite://:memory:", "sqlite://x?mode=ro"]
-        {
-            assert!(url.parse::<DatabaseUrl>().is_err(), "{url}");
-        }
-    }
 }
