@@ -5,19 +5,16 @@ mod failures;
 mod inspect;
 mod users;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use outrigger_config::{Age, Flags};
 use outrigger_domain::{SourceId, TableName, UserId};
-use serde::Serialize;
 
 pub(crate) use bench::{
     BenchArgs, BenchCommand, BenchLoadArgs, BenchSnapshotArgs, BenchSweepArgs, BenchWatchArgs, FloorKind, StoreKind,
 };
 
-use crate::config::Age;
 use crate::rebuild::Cursor;
 pub(crate) use failures::{FailuresCommand, ListArgs, RetryArgs};
 pub(crate) use inspect::{
@@ -218,36 +215,6 @@ pub(crate) struct RestoreMarkArgs {
     flags: Flags,
 }
 
-/// The flags of every command; each but the first is a key of the configuration of the same name.
-#[derive(Args, Default, Serialize)]
-pub(crate) struct Flags {
-    /// The configuration file [default: outrigger.toml in this folder, if there is one]
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
-    pub(crate) config: Option<PathBuf>,
-    /// The address and port to listen on; port 0 takes a free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) listen: Option<SocketAddr>,
-    /// postgres://…, sqlite://PATH or memory: [default: sqlite://outrigger.db]
-    #[arg(long, value_name = "URL")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) database_url: Option<String>,
-    /// Sign-in without a password, and the tables users and posts; on a loopback address only
-    /// [default: true if there is neither a configuration file nor a secret]
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) demo: Option<bool>,
-    /// Seconds that running requests may take to finish when the server is told to stop [default: 10]
-    #[arg(long, value_name = "SECONDS")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) drain_timeout_s: Option<u32>,
-    /// What to log, as in RUST_LOG: a level, or target=level, separated by commas [default: info]
-    #[arg(long, value_name = "FILTER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) log: Option<String>,
-}
-
 /// Reads the command line; ends the process on `--help`, `--version` and errors.
 pub(crate) fn parse() -> Command {
     Cli::parse().chosen()
@@ -280,6 +247,8 @@ fn table(text: &str) -> Result<TableName, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use clap::CommandFactory;
 
     use super::*;

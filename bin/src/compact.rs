@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use outrigger_application::retention::{Report, RetentionAges};
 use outrigger_application::{Retention, RetentionStore, SystemClock};
+use outrigger_config::Config;
 
 use crate::cli::{CompactArgs, RestoreMarkArgs};
-use crate::config::Config;
 use crate::wire::failed;
 use crate::{Outcome, RunError, output, shutdown, wire};
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use outrigger_application::ports::projection::FailureFilter;
 use outrigger_application::{Clock, SystemClock};
+use outrigger_config::Config;
 use outrigger_jwt::RemoteKeys;
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
-use crate::config::Config;
 use crate::wire::{self, Examined, PostgresExamined, Store, failed};
 use crate::{Outcome, RunError, output, ping};
 

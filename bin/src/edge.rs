@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_http::{Admission, Limiter, Limits, Origins, Pace, Proxies, Rate, Serving, Timeouts, Tls};
+use outrigger_config::{self as config, Settings};
+use outrigger_http::{Admission, Limiter, Limits, Origins, Pace, Proxies, ProxyHeader, Rate, Serving, Timeouts, Tls};
 
 use crate::RunError;
-use crate::config::Settings;
 
 /// How connections are served.
 pub(crate) fn serving(settings: &Settings) -> Result<Serving, RunError> {
@@ -33,7 +33,11 @@ pub(crate) fn admission(settings: &Settings) -> Admission {
         user_watchers: limits.user_watchers_max.get(),
     };
     let trusted = settings.trusted_proxies.iter().map(|network| network.0).collect();
-    let proxies = Proxies { trusted, header: settings.proxy_header.into() };
+    let header = match settings.proxy_header {
+        config::ProxyHeader::XForwardedFor => ProxyHeader::XForwardedFor,
+        config::ProxyHeader::Forwarded => ProxyHeader::Forwarded,
+    };
+    let proxies = Proxies { trusted, header };
     Admission { limiter: Limiter::new(&limits), proxies: Arc::new(proxies) }
 }
 

@@ -2,10 +2,10 @@
 
 use std::io::{Write, stdout};
 
+use outrigger_config::{Config, Flags, Settings};
 use serde_json::json;
 
-use crate::cli::{Flags, ShowArgs};
-use crate::config::{self, Config};
+use crate::cli::ShowArgs;
 use crate::wire::failed;
 use crate::{Outcome, RunError, edge, output};
 
@@ -43,8 +43,9 @@ pub(crate) fn show(args: &ShowArgs) -> Result<Outcome, RunError> {
     print(&format!("# What is in force, from flags, environment, {file} and defaults. Secrets are masked.\n{text}"))
 }
 
-fn in_force(flags: &Flags) -> Result<(config::Settings, Option<std::path::PathBuf>), RunError> {
-    config::show(flags, std::env::vars_os().collect()).map_err(|error| RunError::Configuration(error.to_string()))
+fn in_force(flags: &Flags) -> Result<(Settings, Option<std::path::PathBuf>), RunError> {
+    outrigger_config::show(flags, std::env::vars_os().collect())
+        .map_err(|error| RunError::Configuration(error.to_string()))
 }
 
 fn print(text: &str) -> Result<Outcome, RunError> {

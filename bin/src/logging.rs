@@ -5,19 +5,14 @@ use std::io::{IsTerminal, stderr};
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
 use tracing_opentelemetry::OpenTelemetryLayer;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::traces::Traces;
 
-/// Whether `filter` can be read as one.
-pub(crate) fn check(filter: &str) -> Result<(), ParseError> {
-    EnvFilter::builder().parse(filter).map(drop)
-}
-
-/// Starts to log what passes the filter, which has been [checked](check), and to export spans.
+/// Starts to log what passes the filter, which the configuration has checked, and to export spans.
 pub(crate) fn start(filter: &str, traces: Option<&Traces>) {
     let traces = traces.map(|traces| {
         // Our own spans, whatever is logged; those of the exporter's own requests would have no end.

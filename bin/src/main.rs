@@ -6,7 +6,6 @@ mod bench;
 mod catalog;
 mod cli;
 mod compact;
-mod config;
 mod doctor;
 mod edge;
 mod failures;
@@ -28,8 +27,9 @@ use std::error::Error;
 use std::io::stdout;
 use std::process::ExitCode;
 
+use outrigger_config::{Config, Purpose};
+
 use cli::{Command, ConfigCommand, FailuresCommand};
-use config::{Config, Purpose};
 
 /// The exit code of a run that failed on something outside, or that leaves something to be done.
 const EXIT_FAILED: u8 = 1;
@@ -69,7 +69,7 @@ async fn main() -> ExitCode {
         Command::Token(_) => Purpose::Sign,
         _ => Purpose::Operate,
     };
-    let config = match config::load(command.flags(), std::env::vars_os(), purpose) {
+    let config = match outrigger_config::load(command.flags(), std::env::vars_os(), purpose) {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };

@@ -8,11 +8,11 @@ use metrics::gauge;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use outrigger_application::measures::{self, BUILD_INFO, STREAM_LENGTH};
+use outrigger_config::{Config, DatabaseUrl};
 use outrigger_http::{Metrics, Serving, metrics_router};
 use tokio::net::TcpListener;
 
 use crate::RunError;
-use crate::config::{Config, DatabaseUrl};
 use crate::wire::failed;
 
 /// Bounds of what is counted in seconds: from a look-up in memory to the longest that a device waits.

@@ -2,8 +2,9 @@
 
 use std::io::{Write, stdout};
 
+use outrigger_config::Config;
+
 use crate::cli::MigrateArgs;
-use crate::config::Config;
 use crate::wire::{self, Examined};
 use crate::{Outcome, RunError};
 

@@ -4,8 +4,9 @@ use std::io::{Write, stdout};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use outrigger_config::Config;
+
 use crate::cli::PingArgs;
-use crate::config::Config;
 use crate::{Outcome, RunError};
 
 /// Asks once.

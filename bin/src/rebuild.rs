@@ -7,11 +7,11 @@ use std::str::FromStr;
 use indicatif::ProgressBar;
 use outrigger_application::ports::projection::{FailureFilter, ProjectionStore, RebuildCursor};
 use outrigger_application::{Clock, Materialize, StoreError, SystemClock};
+use outrigger_config::Config;
 use outrigger_domain::{TableName, UserId};
 use uuid::Uuid;
 
 use crate::cli::MaterializeArgs;
-use crate::config::Config;
 use crate::wire::failed;
 use crate::{Outcome, RunError, output, shutdown, wire};
 

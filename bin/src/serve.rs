@@ -8,12 +8,12 @@ use outrigger_application::{
     Clock, Contacts, Download, Drain, Failures, Hub, Metered, Notifier, SharedCatalog, Snapshots, SyncStore,
     SystemClock, UploadPorts, UploadService, Watch,
 };
+use outrigger_config::{Config, Settings};
 use outrigger_domain::limits::UploadLimits;
 use outrigger_http::{Admin, Api, Metrics, Readiness, Stopped};
 use tokio::net::TcpListener;
 
 use crate::banner::Banner;
-use crate::config::{Config, Settings};
 use crate::tokens::Tokens;
 use crate::wire::{self, Store, failed};
 use crate::{RunError, catalog, compact, edge, metrics, shutdown, tokens};

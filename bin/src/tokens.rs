@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_application::{Clock, SystemClock, TokenIssuer};
+use outrigger_config::{Auth, Config};
 use outrigger_http::Demo;
 use outrigger_jwt::{JwtAuthenticator, JwtIssuer, Key, RemoteKeys};
 use uuid::Uuid;
 
 use crate::cli::TokenArgs;
-use crate::config::{Auth, Config};
 use crate::wire::failed;
 use crate::{Outcome, RunError};
 

@@ -4,8 +4,7 @@ use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider};
-
-use crate::config::{ConfigError, Otlp};
+use outrigger_config::{ConfigError, Otlp};
 
 /// The exporter, while it runs.
 pub(crate) struct Traces {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use outrigger_application::ports::users::UserRecord;
 use outrigger_application::{Erasure, Exports, Hub, Snapshots};
+use outrigger_config::Config;
 use outrigger_http::{DeviceBody, Exported, UserBody, export_lines};
 use serde::Serialize;
 
 use crate::cli::{DeleteUserArgs, DevicesArgs, ExportArgs, UsersArgs};
-use crate::config::Config;
 use crate::wire::failed;
 use crate::{Outcome, RunError, catalog, output, shutdown, wire};
 

@@ -12,13 +12,13 @@ use outrigger_application::{
     Clock, ContactStore, ErasurePorts, Hub, Notifier, ProjectionStore, RetentionStore, SyncStore, SystemClock,
     UserStore,
 };
+use outrigger_config::{Config, DatabaseUrl, Synchronous};
 use outrigger_memory::MemoryStore;
 pub(crate) use outrigger_postgres::Examined as PostgresExamined;
 use outrigger_postgres::{ConnectError, PostgresNews, PostgresOptions, PostgresStore};
 use outrigger_sqlite::{SqliteOptions, SqliteStore};
 
 use crate::RunError;
-use crate::config::{Config, DatabaseUrl, Synchronous};
 
 /// One store, by the ports that it serves.
 pub(crate) struct Store {

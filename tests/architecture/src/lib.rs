@@ -30,9 +30,9 @@ const OWNED: [(&str, &[&str]); 10] = [
     ("tower", &["outrigger-http"]),
     ("tower-http", &["outrigger-http"]),
     ("utoipa", &["outrigger-http"]),
-    ("clap", &["outrigger"]),
-    ("figment", &["outrigger"]),
-    ("tracing-subscriber", &["outrigger"]),
+    ("clap", &["outrigger", "outrigger-config"]),
+    ("figment", &["outrigger-config"]),
+    ("tracing-subscriber", &["outrigger", "outrigger-config"]),
 ];
 
 /// Every edge that the tables do not allow, as a sentence.
@@ -67,8 +67,11 @@ fn inner_edge(package: &Package, dependency: &Dependency) -> Option<String> {
         "outrigger-domain" | CLIENT => vec![],
         "outrigger-application" => vec!["outrigger-domain"],
         "outrigger" => {
-            [ADAPTERS.as_slice(), &["outrigger-domain", "outrigger-application", "outrigger-bench"]].concat()
+            let inner = ["outrigger-domain", "outrigger-application", "outrigger-config", "outrigger-bench"];
+            [ADAPTERS.as_slice(), &inner].concat()
         }
+        // The keys of `auth` are checked by what uses them.
+        "outrigger-config" => vec!["outrigger-domain", "outrigger-application", "outrigger-jwt"],
         // Signs tokens for the servers that it starts, and starts their database.
         "outrigger-bench" => {
             vec!["outrigger-domain", "outrigger-application", "outrigger-jwt", "outrigger-testkit"]

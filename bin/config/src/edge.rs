@@ -23,19 +23,19 @@ const fn seconds(value: u32) -> NonZeroU32 {
 /// `[limits]`
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Limits {
-    pub(crate) upload_changes_max: NonZeroUsize,
-    pub(crate) payload_bytes_max: NonZeroUsize,
-    pub(crate) body_bytes_max: NonZeroUsize,
-    pub(crate) user_requests_per_s: u32,
-    pub(crate) user_requests_burst: u32,
-    pub(crate) user_requests_max: NonZeroUsize,
-    pub(crate) user_uploads_max: NonZeroUsize,
-    pub(crate) user_watchers_max: NonZeroUsize,
-    pub(crate) address_requests_per_s: u32,
-    pub(crate) address_requests_burst: u32,
-    pub(crate) requests_max: NonZeroUsize,
-    pub(crate) watchers_max: NonZeroUsize,
+pub struct Limits {
+    pub upload_changes_max: NonZeroUsize,
+    pub payload_bytes_max: NonZeroUsize,
+    pub body_bytes_max: NonZeroUsize,
+    pub user_requests_per_s: u32,
+    pub user_requests_burst: u32,
+    pub user_requests_max: NonZeroUsize,
+    pub user_uploads_max: NonZeroUsize,
+    pub user_watchers_max: NonZeroUsize,
+    pub address_requests_per_s: u32,
+    pub address_requests_burst: u32,
+    pub requests_max: NonZeroUsize,
+    pub watchers_max: NonZeroUsize,
 }
 
 impl Default for Limits {
@@ -63,12 +63,12 @@ impl Default for Limits {
 /// `[timeouts]`
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Timeouts {
-    pub(crate) header_s: NonZeroU32,
-    pub(crate) body_s: NonZeroU32,
-    pub(crate) body_bytes_per_s_min: NonZeroU32,
-    pub(crate) idle_s: NonZeroU32,
-    pub(crate) send_s: NonZeroU32,
+pub struct Timeouts {
+    pub header_s: NonZeroU32,
+    pub body_s: NonZeroU32,
+    pub body_bytes_per_s_min: NonZeroU32,
+    pub idle_s: NonZeroU32,
+    pub send_s: NonZeroU32,
 }
 
 impl Default for Timeouts {
@@ -88,25 +88,25 @@ impl Default for Timeouts {
 /// `[tls]`
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct TlsFiles {
-    pub(crate) cert: PathBuf,
-    pub(crate) key: PathBuf,
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// `[cors]`
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Cors {
-    pub(crate) origins: Vec<Origin>,
+pub struct Cors {
+    pub origins: Vec<Origin>,
 }
 
 /// What a page's address begins with, as browsers write it, or `*` for all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Origin(pub(crate) String);
+pub struct Origin(pub String);
 
 impl Origin {
     /// Whether all are meant.
-    pub(crate) fn is_any(&self) -> bool {
+    pub fn is_any(&self) -> bool {
         self.0 == "*"
     }
 }
@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for Origin {
 
 /// A network of addresses, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Network(pub(crate) IpNet);
+pub struct Network(pub IpNet);
 
 impl FromStr for Network {
     type Err = String;
@@ -171,19 +171,12 @@ impl Serialize for Network {
 /// What proxies write about whom they speak for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum ProxyHeader {
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`.
     #[default]
     XForwardedFor,
+    /// `Forwarded`, RFC 7239.
     Forwarded,
-}
-
-impl From<ProxyHeader> for outrigger_http::ProxyHeader {
-    fn from(header: ProxyHeader) -> Self {
-        match header {
-            ProxyHeader::XForwardedFor => Self::XForwardedFor,
-            ProxyHeader::Forwarded => Self::Forwarded,
-        }
-    }
 }
 
 #[cfg(test)]

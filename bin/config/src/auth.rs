@@ -64,17 +64,17 @@ struct Algorithm(#[serde(deserialize_with = "from_text", serialize_with = "to_te
 struct Jwks(#[serde(deserialize_with = "from_text", serialize_with = "to_text")] JwksUrl);
 
 /// Whose tokens are accepted, and what they say.
-pub(crate) struct Auth {
+pub struct Auth {
     /// The keys that are known from the start.
-    pub(crate) keys: Vec<Key>,
+    pub keys: Vec<Key>,
     /// Where more of them are published.
-    pub(crate) jwks_url: Option<JwksUrl>,
+    pub jwks_url: Option<JwksUrl>,
     /// How often these are fetched.
-    pub(crate) jwks_refresh: Duration,
+    pub jwks_refresh: Duration,
     /// The first secret, with its name: what this program can sign tokens with itself.
-    pub(crate) signing: Option<(Option<String>, Vec<u8>)>,
+    pub signing: Option<(Option<String>, Vec<u8>)>,
     /// What is asked of the claims.
-    pub(crate) options: JwtOptions,
+    pub options: JwtOptions,
 }
 
 impl Auth {
@@ -102,7 +102,7 @@ impl Auth {
     }
 
     /// Whether there is anything to check tokens with.
-    pub(crate) fn has_keys(&self) -> bool {
+    pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || self.jwks_url.is_some()
     }
 

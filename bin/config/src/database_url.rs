@@ -9,9 +9,12 @@ use super::settings::MASK;
 
 /// Which store to use, and where it is.
 #[derive(Clone, PartialEq)]
-pub(crate) enum DatabaseUrl {
+pub enum DatabaseUrl {
+    /// In memory, gone with the server.
     Memory,
+    /// In that file.
     Sqlite(PathBuf),
+    /// In the database of that URL.
     Postgres(String),
 }
 

@@ -4,6 +4,7 @@ mod age;
 mod auth;
 mod database_url;
 mod edge;
+mod flags;
 mod settings;
 mod sources;
 #[cfg(test)]
@@ -18,43 +19,43 @@ use outrigger_application::TableConfig;
 use outrigger_domain::TableName;
 use outrigger_domain::limits::NAME_BYTES_MAX;
 
-pub(crate) use self::auth::Auth;
-pub(crate) use self::settings::{Otlp, Settings, Synchronous};
-pub(crate) use self::{age::Age, database_url::DatabaseUrl};
-use crate::cli::Flags;
+pub use self::auth::Auth;
+pub use self::edge::ProxyHeader;
+pub use self::settings::{Otlp, Settings, Synchronous};
+pub use self::{age::Age, database_url::DatabaseUrl, flags::Flags};
 
 /// The longest bound on the projection of an upload.
-pub(crate) const PROJECTION_TIMEOUT_MS_MAX: u32 = 10_000;
+pub const PROJECTION_TIMEOUT_MS_MAX: u32 = 10_000;
 /// The tables of the demo, parents first.
-pub(crate) const DEMO_TABLES: [&str; 2] = ["users", "posts"];
+pub const DEMO_TABLES: [&str; 2] = ["users", "posts"];
 
 /// One plain sentence that names the key that is wrong.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct ConfigError(String);
+pub struct ConfigError(String);
 
 impl ConfigError {
     /// That sentence.
-    pub(crate) fn new(sentence: String) -> Self {
+    pub fn new(sentence: String) -> Self {
         Self(sentence)
     }
 }
 
 /// A configuration that the server can start with.
-pub(crate) struct Config {
+pub struct Config {
     /// The keys as they were given or defaulted.
-    pub(crate) settings: Settings,
+    pub settings: Settings,
     /// Whether anybody on this machine may sign in, to try the server out.
-    pub(crate) demo: bool,
+    pub demo: bool,
     /// How tokens are checked. In demo mode there may be no key: one is made up for the run.
-    pub(crate) auth: Auth,
+    pub auth: Auth,
     /// The tables that take part in syncing, those of the demo included.
-    pub(crate) tables: Vec<TableConfig>,
+    pub tables: Vec<TableConfig>,
 }
 
 impl Config {
     /// What may well be meant otherwise, a sentence each.
-    pub(crate) fn doubts(&self) -> Vec<String> {
+    pub fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
         let mut doubt = |when: bool, what: &str| doubts.extend(when.then(|| what.to_owned()));
         doubt(self.demo, "demo is on: anybody on this machine can sign in as anybody");
@@ -78,7 +79,7 @@ impl Config {
 
 /// What a configuration is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// To run the server.
     Serve,
     /// To say whether it could.
@@ -90,7 +91,7 @@ pub(crate) enum Purpose {
 }
 
 /// Puts the configuration together from the command line, the environment and the file.
-pub(crate) fn load(
+pub fn load(
     flags: &Flags,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     purpose: Purpose,
@@ -116,10 +117,7 @@ pub(crate) fn load(
 
 /// The settings in force as TOML that can be read again, but for secrets, which are masked; and the file that some of
 /// them are from. Refused like the configuration itself.
-pub(crate) fn show(
-    flags: &Flags,
-    environment: Vec<(OsString, OsString)>,
-) -> Result<(Settings, Option<PathBuf>), ConfigError> {
+pub fn show(flags: &Flags, environment: Vec<(OsString, OsString)>) -> Result<(Settings, Option<PathBuf>), ConfigError> {
     let demo = load(flags, environment.clone(), Purpose::Check)?.demo;
     let (mut settings, file) = sources::read(flags, environment)?;
     settings.demo = Some(demo);

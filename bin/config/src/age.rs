@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 /// A length of time, such as `7d` or `36h`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
-pub(crate) struct Age(pub(crate) Duration);
+pub struct Age(pub Duration);
 
 impl FromStr for Age {
     type Err = String;

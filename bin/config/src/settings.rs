@@ -9,12 +9,12 @@ use std::{fmt, str::FromStr};
 use outrigger_application::Materialize;
 use outrigger_domain::TableName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tracing_subscriber::EnvFilter;
 
 use super::age::Age;
 use super::auth;
 use super::database_url::DatabaseUrl;
 use super::edge::{Cors, Limits, Network, ProxyHeader, Timeouts, TlsFiles};
-use crate::logging;
 
 /// What stands in the place of a secret where settings are shown.
 pub(super) const MASK: &str = "***";
@@ -23,32 +23,51 @@ pub(super) const MASK: &str = "***";
 /// out, it can be read again, but for secrets, which are masked.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Settings {
+pub struct Settings {
+    /// The address and port that is served.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) listen: Listen,
+    pub listen: Listen,
+    /// Where metrics and health are served instead, if not there.
     #[serde(deserialize_with = "from_text_if_any")]
-    pub(crate) metrics_listen: Option<Listen>,
+    pub metrics_listen: Option<Listen>,
+    /// The store.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) database_url: DatabaseUrl,
-    pub(crate) schema_version: u32,
+    pub database_url: DatabaseUrl,
+    /// The app's own version of its tables, told to devices.
+    pub schema_version: u32,
     pub(super) demo: Option<bool>,
-    pub(crate) drain_s: u32,
-    pub(crate) drain_timeout_s: u32,
-    pub(crate) h2c: bool,
-    pub(crate) trusted_proxies: Vec<Network>,
-    pub(crate) proxy_header: ProxyHeader,
-    pub(crate) tls: Option<TlsFiles>,
-    pub(crate) cors: Cors,
+    /// Seconds from being told to stop to taking no more requests.
+    pub drain_s: u32,
+    /// Seconds that running requests then have.
+    pub drain_timeout_s: u32,
+    /// HTTP/2 without TLS.
+    pub h2c: bool,
+    /// Whose word on the address of a client is taken.
+    pub trusted_proxies: Vec<Network>,
+    /// Where they write it.
+    pub proxy_header: ProxyHeader,
+    /// The certificate, if TLS is ended here.
+    pub tls: Option<TlsFiles>,
+    /// Whose pages may use the API.
+    pub cors: Cors,
+    /// What is logged.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) log: LogFilter,
-    pub(crate) limits: Limits,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) sqlite: Sqlite,
-    pub(crate) postgres: Postgres,
+    pub log: LogFilter,
+    /// How much and how often.
+    pub limits: Limits,
+    /// How slowly.
+    pub timeouts: Timeouts,
+    /// What is of SQLite alone.
+    pub sqlite: Sqlite,
+    /// What is of Postgres alone.
+    pub postgres: Postgres,
     pub(super) auth: auth::Settings,
-    pub(crate) projection: Projection,
-    pub(crate) retention: Retention,
-    pub(crate) otlp: Otlp,
+    /// How business tables are written.
+    pub projection: Projection,
+    /// What of the log is forgotten, and when.
+    pub retention: Retention,
+    /// Where traces go.
+    pub otlp: Otlp,
     pub(super) tables: Vec<Table>,
 }
 
@@ -81,37 +100,49 @@ impl Default for Settings {
     }
 }
 
+/// What is of SQLite alone.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Sqlite {
-    pub(crate) synchronous: Synchronous,
+pub struct Sqlite {
+    /// What a commit survives.
+    pub synchronous: Synchronous,
 }
 
 /// What a SQLite commit survives; see the README.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Synchronous {
+pub enum Synchronous {
+    /// A loss of power.
     #[default]
     Full,
+    /// A crash of the process, and not always a loss of power.
     Normal,
 }
 
 /// What an adapter has a default for is optional here.
 #[derive(Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Postgres {
-    pub(crate) max_connections: Option<NonZeroU32>,
-    pub(crate) session_settings: Option<bool>,
-    pub(crate) acquire_timeout_ms: Option<NonZeroU32>,
-    pub(crate) statement_timeout_ms: Option<NonZeroU32>,
-    pub(crate) lock_timeout_ms: Option<NonZeroU32>,
+pub struct Postgres {
+    /// Connections of this node at the most.
+    pub max_connections: Option<NonZeroU32>,
+    /// Whether connections are set up as the statements want them, which some poolers do not let through.
+    pub session_settings: Option<bool>,
+    /// How long a request waits for a connection.
+    pub acquire_timeout_ms: Option<NonZeroU32>,
+    /// How long a statement may take.
+    pub statement_timeout_ms: Option<NonZeroU32>,
+    /// How long one waits for a lock.
+    pub lock_timeout_ms: Option<NonZeroU32>,
 }
 
+/// How business tables are written.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Projection {
-    pub(crate) timeout_ms: NonZeroU32,
-    pub(crate) catalog_refresh_s: NonZeroU32,
+pub struct Projection {
+    /// How long an upload waits for its rows to be projected.
+    pub timeout_ms: NonZeroU32,
+    /// How often the business tables are looked at anew.
+    pub catalog_refresh_s: NonZeroU32,
 }
 
 impl Default for Projection {
@@ -123,17 +154,22 @@ impl Default for Projection {
     }
 }
 
+/// What of the log is forgotten, and when.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Retention {
+pub struct Retention {
+    /// Entries that a later one of their row has replaced.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) superseded_after: Age,
+    pub superseded_after: Age,
+    /// Deletions.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) tombstones_after: Age,
+    pub tombstones_after: Age,
+    /// What is remembered of pruned entries' numbers.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) keys_after: Age,
+    pub keys_after: Age,
+    /// How often it is looked at.
     #[serde(deserialize_with = "from_text")]
-    pub(crate) every: Age,
+    pub every: Age,
 }
 
 impl Default for Retention {
@@ -146,10 +182,13 @@ impl Default for Retention {
 /// Where traces go, if anywhere.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Otlp {
-    pub(crate) endpoint: Option<String>,
-    pub(crate) service_name: String,
-    pub(crate) sample_ratio: f64,
+pub struct Otlp {
+    /// The collector, by HTTP; none: nothing is exported.
+    pub endpoint: Option<String>,
+    /// What the server is called there.
+    pub service_name: String,
+    /// The part of traces that is exported, from 0 to 1.
+    pub sample_ratio: f64,
 }
 
 impl Default for Otlp {
@@ -217,7 +256,7 @@ impl Serialize for MaterializeSetting {
 
 /// An IP address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct Listen(pub(crate) SocketAddr);
+pub struct Listen(pub SocketAddr);
 
 impl FromStr for Listen {
     type Err = String;
@@ -228,16 +267,16 @@ impl FromStr for Listen {
     }
 }
 
-/// What to log; see [`logging`].
+/// What to log; as in `RUST_LOG`.
 #[derive(Debug, PartialEq, Serialize)]
-pub(crate) struct LogFilter(pub(crate) String);
+pub struct LogFilter(pub String);
 
 impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why| format!("{text:?} is not a filter such as info or info,sqlx=warn: {why}");
-        logging::check(text).map(|()| Self(text.into())).map_err(wrong)
+        EnvFilter::builder().parse(text).map(|_| Self(text.into())).map_err(wrong)
     }
 }
 

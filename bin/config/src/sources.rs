@@ -8,9 +8,8 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider, Source};
 
-use super::ConfigError;
 use super::settings::Settings;
-use crate::cli::Flags;
+use super::{ConfigError, Flags};
 
 /// The file that is read if no other is named.
 const DEFAULT_FILE: &str = "outrigger.toml";
