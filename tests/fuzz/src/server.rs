@@ -45,7 +45,8 @@ pub(crate) struct Answer {
 pub(crate) struct Server {
     runtime: Runtime,
     router: Router,
-    token: String,
+    issuer: JwtIssuer,
+    users: u64,
 }
 
 impl Server {
@@ -90,18 +91,25 @@ impl Server {
             metrics: None,
             demo: None,
         };
-        let (user, source) = (UserId::parse("alice"), SourceId::parse("phone"));
         let issuer = JwtIssuer::hs256(SECRET, JwtOptions::default(), clock);
-        let hour = std::time::Duration::from_secs(3600);
-        let token = issuer.issue(&user.expect("it is a name"), &source.expect("it is a name"), hour);
         // What waits waits no time: the clock goes on by itself where nothing else does.
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
-        Self { runtime: runtime.expect("a runtime starts"), router: router(api), token }
+        Self { runtime: runtime.expect("a runtime starts"), router: router(api), issuer, users: 0 }
     }
 
-    /// A token that is good.
-    pub(crate) fn token(&self) -> &str {
-        &self.token
+    /// The token of a user that nobody has been before, so that no input meets what another one left.
+    pub(crate) fn new_user(&mut self) -> String {
+        self.users += 1;
+        let (user, source) = (UserId::parse(&format!("user-{}", self.users)), SourceId::parse("phone"));
+        let hour = std::time::Duration::from_secs(3600);
+        self.issuer.issue(&user.expect("it is a name"), &source.expect("it is a name"), hour)
+    }
+
+    /// Sends that body as an upload.
+    pub(crate) fn upload(&self, token: &str, body: &[u8]) -> Result<Answer, String> {
+        let request = Request::post("/sync/upload").header("content-type", "application/json");
+        let request = request.header("authorization", format!("Bearer {token}"));
+        self.ask(request.body(Body::from(body.to_vec())).map_err(|error| error.to_string())?)
     }
 
     /// Asks, and reads the answer to its end if it has one.

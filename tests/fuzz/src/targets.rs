@@ -1,10 +1,14 @@
 //! What must hold of the answer to any input.
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, StatusCode, Uri};
+use outrigger_config::{Flags, Purpose};
+use serde::Deserialize;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use crate::corpus;
 use crate::server::{Answer, BODY_BYTES_MAX, Server};
@@ -22,28 +26,36 @@ const QUERIED: [&str; 6] = [
     "/admin/materialize-failures/retry",
 ];
 
+/// What is read of an answer. The row of a conflict is not: its payload comes back as it came, with lone surrogates.
+#[derive(Deserialize)]
+struct Uploaded {
+    statuses: Vec<Status>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    status: String,
+}
+
 /// The body of an upload: it is answered by one status per change, or refused as a whole, and both times alike.
 pub fn upload(input: &[u8]) -> Result<(), String> {
     let changes =
         serde_json::from_slice::<Value>(input).ok().and_then(|body| Some(body.get("changes")?.as_array()?.len()));
     // What is applied the first time is known the second time.
-    for _ in 0..2 {
-        let answer = with_server(|server| {
-            let request = Request::post("/sync/upload").header("content-type", "application/json");
-            let request = request.header("authorization", format!("Bearer {}", server.token()));
-            server.ask(request.body(Body::from(input.to_vec())).map_err(|error| error.to_string())?)
-        })?;
+    let twice = with_server(|server| {
+        let user = server.new_user();
+        Ok::<_, String>([server.upload(&user, input)?, server.upload(&user, input)?])
+    })?;
+    for answer in twice {
         match answer.status {
             StatusCode::OK => {
-                let body: Value =
+                let Uploaded { statuses } =
                     serde_json::from_str(&answer.body).map_err(|error| format!("{error}: {}", answer.body))?;
-                let statuses = body["statuses"].as_array().ok_or("there are no statuses")?;
                 // Our own reading gives up at a depth and at lone surrogates, which the server's need not.
                 if changes.is_some_and(|changes| changes != statuses.len()) {
                     return Err(format!("{changes:?} changes are answered by {}", statuses.len()));
                 }
-                let known =
-                    |status: &Value| ["applied", "conflict", "invalid"].iter().any(|known| status["status"] == *known);
+                let known = |status: &Status| ["applied", "conflict", "invalid"].contains(&&*status.status);
                 if !statuses.iter().all(known) {
                     return Err(format!("unknown statuses: {}", answer.body));
                 }
@@ -57,19 +69,22 @@ pub fn upload(input: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// The query of any endpoint that takes one; the input's first byte chooses which.
+/// The query of any endpoint that takes one; the input's first byte chooses which. The user has all that the corpus of
+/// uploads leaves.
 pub fn query(input: &[u8]) -> Result<(), String> {
     let Some((first, query)) = input.split_first() else { return Ok(()) };
     let path = QUERIED[usize::from(*first) % QUERIED.len()];
     let Ok(uri) = Uri::try_from([path.as_bytes(), b"?", query].concat()) else { return Ok(()) };
-    let answer = with_server(|server| {
+    let answer = with_reader(|server, user| {
         let request = if path.ends_with("retry") { Request::post(uri) } else { Request::get(uri) };
-        let request = request.header("authorization", format!("Bearer {}", server.token()));
+        let request = request.header("authorization", format!("Bearer {user}"));
         server.ask(request.body(Body::empty()).map_err(|error| error.to_string())?)
     })?;
     match answer.status {
         StatusCode::OK => Ok(()),
         StatusCode::BAD_REQUEST => refused(&answer, "invalid_request"),
+        // Who asks is no administrator.
+        StatusCode::FORBIDDEN if path.starts_with("/admin/") => refused(&answer, "forbidden"),
         StatusCode::NOT_FOUND => refused(&answer, "not_found"),
         StatusCode::CONFLICT => refused(&answer, "cursor_ahead").or_else(|_| refused(&answer, "epoch_changed")),
         status => Err(format!("{path} answers {status}: {}", answer.body)),
@@ -101,6 +116,25 @@ pub fn token(input: &[u8]) -> Result<(), String> {
     }
 }
 
+/// The configuration file: it can be started with, or one sentence says why not, and does not show the secret.
+pub fn configuration(input: &[u8]) -> Result<(), String> {
+    const SECRET: &str = "01234567890123456789012345678901";
+    thread_local! {
+        static FILE: NamedTempFile = NamedTempFile::new().expect("a file can be made");
+    }
+    FILE.with(|file| {
+        std::fs::write(file.path(), input).map_err(|error| error.to_string())?;
+        let flags = Flags { config: Some(file.path().into()), ..Flags::default() };
+        let environment = [(OsString::from("JWT_SECRET"), OsString::from(SECRET))];
+        let Err(error) = outrigger_config::load(&flags, environment, Purpose::Serve) else { return Ok(()) };
+        match error.to_string() {
+            sentence if sentence.contains('\n') => Err(format!("more than a sentence: {sentence}")),
+            sentence if sentence.contains(SECRET) => Err(format!("it shows the secret: {sentence}")),
+            _ => Ok(()),
+        }
+    })
+}
+
 fn is_signed(token: &[u8]) -> bool {
     let signed = |(path, input): (std::path::PathBuf, Vec<u8>)| {
         let is_good = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("good"));
@@ -115,7 +149,7 @@ fn refused(answer: &Answer, code: &str) -> Result<(), String> {
     if body["error"] == code && body["message"].is_string() { Ok(()) } else { Err(format!("it is no {code}: {body}")) }
 }
 
-fn with_server<T>(ask: impl FnOnce(&Server) -> T) -> T {
+fn with_server<T>(ask: impl FnOnce(&mut Server) -> T) -> T {
     thread_local! {
         static SERVER: RefCell<(usize, Server)> = RefCell::new((0, Server::new()));
     }
@@ -126,4 +160,19 @@ fn with_server<T>(ask: impl FnOnce(&Server) -> T) -> T {
         }
         ask(server)
     })
+}
+
+/// A server that is only read from, and a user with something to read.
+fn with_reader<T>(ask: impl FnOnce(&Server, &str) -> T) -> T {
+    thread_local! {
+        static SERVER: (Server, String) = {
+            let mut server = Server::new();
+            let user = server.new_user();
+            let is_stored = |body: &[u8]| server.upload(&user, body).is_ok_and(|answer| answer.status == StatusCode::OK);
+            let stored = corpus("upload").iter().filter(|(_, body)| is_stored(body)).count();
+            assert!(stored > 0, "nothing could be uploaded");
+            (server, user)
+        };
+    }
+    SERVER.with(|(server, user)| ask(server, user))
 }

@@ -1,4 +1,4 @@
-//! Every target with its corpus and a little of what can be made of it; `OUTRIGGER_FUZZ_S` makes it more.
+//! Every target with its corpus and a little of what can be made of it.
 
 /// Edited seeds of one round.
 const CASES: u32 = 1_000;
@@ -16,4 +16,9 @@ fn a_query_of_anything_is_answered() {
 #[test]
 fn a_token_of_anything_is_refused() {
     outrigger_fuzz::run("token", CASES, outrigger_fuzz::token);
+}
+
+#[test]
+fn a_configuration_of_anything_is_taken_or_refused_in_a_sentence() {
+    outrigger_fuzz::run("configuration", CASES, outrigger_fuzz::configuration);
 }

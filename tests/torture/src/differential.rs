@@ -6,13 +6,19 @@ use std::sync::{Mutex, PoisonError};
 
 use outrigger_domain::limits::UploadLimits;
 use outrigger_testserver::{Options, Server};
+use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use reqwest::{Client, Response};
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
 
-use crate::history::{Again, Asked, CHANGES_MAX, Id, Place, Sketch, Step, TABLES, Version, Who};
+use crate::history::{Again, Asked, CHANGES_MAX, Id, Place, Sketch, Step, TABLES, Version, Who, histories};
 use crate::model::{Change, Epoch, Model, Query};
 use crate::requests::{THIS_EPOCH, body, path};
+use crate::seed;
 use crate::wire::{Failure, Page, Snapshot, SnapshotRow, Uploaded};
+
+/// Steps of one history at the most.
+const STEPS_MAX: usize = 30;
 
 /// A server on each store.
 pub struct Field {
@@ -52,6 +58,19 @@ impl Field {
     /// How often each status and reason has been answered.
     pub fn verdicts(&self) -> BTreeMap<String, usize> {
         self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// As many random histories as that. The error has the smallest one that fails, which is also kept as a regression.
+    ///
+    /// Waits for them, so it is to be called where waiting is no harm.
+    pub fn run_random(&self, runtime: &Handle, seed: u64, cases: u32) -> Result<(), String> {
+        let kept = FileFailurePersistence::Direct(concat!(env!("CARGO_MANIFEST_DIR"), "/regressions/differential.txt"));
+        let config =
+            Config { cases, failure_persistence: Some(Box::new(kept)), max_shrink_iters: 2_000, ..Config::default() };
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed::bytes(seed));
+        TestRunner::new_with_rng(config, rng)
+            .run(&histories(STEPS_MAX), |steps| runtime.block_on(self.run(&steps)).map_err(TestCaseError::fail))
+            .map_err(|error| error.to_string())
     }
 
     fn count(&self, uploaded: &Uploaded) {

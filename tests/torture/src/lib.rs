@@ -9,4 +9,5 @@ pub mod model;
 mod requests;
 pub mod seed;
 pub mod sim;
+pub mod turns;
 pub mod wire;

@@ -4,30 +4,35 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use outrigger_torture::seed;
-use outrigger_torture::sim::{Ground, Plan, StoreKind};
+use outrigger_torture::sim::{Plan, StoreKind};
+use outrigger_torture::turns::{Part, Turn, Wrong};
 
-/// Runs devices on a server that everything happens to, episode after episode, and checks each.
+/// Breaks servers in turns: devices on one that everything happens to, random histories on the model and on every store,
+/// and input that nobody means to send.
 ///
 /// Exit codes: 0 all promises were kept, 1 one was not.
 #[derive(Parser)]
 #[command(name = "outrigger-torture", version)]
 struct Arguments {
-    /// For so many minutes, and to the end of the last episode
+    /// For so many minutes, and to the end of the last turn
     #[arg(long, default_value_t = 1)]
     minutes: u64,
-    /// The seed of the first episode; the next ones follow from it [default: a fresh one]
+    /// The seed of the first turn; the next ones follow from it [default: a fresh one]
     #[arg(long)]
     seed: Option<u64>,
-    /// What the server keeps its data in [default: one after the other]
+    /// Only that [default: all in turns]
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+    /// What the devices' server keeps its data in [default: one after the other]
     #[arg(long)]
     store: Option<StoreKind>,
-    /// Run that many episodes, however long it takes
+    /// Run that many turns, however long it takes
     #[arg(long, conflicts_with = "minutes")]
-    episodes: Option<u64>,
-    /// Print the schedule of the first episode, and run nothing
+    turns: Option<u64>,
+    /// Print the schedule of what would happen to the devices' server, and run nothing
     #[arg(long)]
     schedule: bool,
 }
@@ -41,61 +46,58 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(async {
+    let ran = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+        runtime.block_on(async {
             tokio::select! {
                 code = run(&arguments, first, &stores) => code,
-                // What runs is dropped, and the servers of the episode are killed by that.
-                () = told_to_stop() => ExitCode::FAILURE,
+                // What runs is dropped, and the servers of the turn are killed by that.
+                () = told_to_stop() => Ok(ExitCode::FAILURE),
             }
-        }),
-        Err(error) => {
-            eprintln!("outrigger-torture: {error}");
-            ExitCode::FAILURE
-        }
-    }
+        })
+    });
+    ran.unwrap_or_else(|why| {
+        eprintln!("outrigger-torture: {why}");
+        ExitCode::FAILURE
+    })
 }
 
-async fn run(arguments: &Arguments, first: u64, stores: &[StoreKind]) -> ExitCode {
+async fn run(arguments: &Arguments, first: u64, stores: &[StoreKind]) -> Result<ExitCode, String> {
     println!("seed {first}");
+    let parts = arguments.only.map_or_else(|| Part::value_variants().to_vec(), |part| vec![part]);
+    let mut turns = Vec::new();
+    for part in parts {
+        turns.extend(Turn::of(part, stores).await?);
+    }
     let began = Instant::now();
     let length = Duration::from_secs(arguments.minutes * 60);
-    let mut grounds = Vec::new();
-    for store in stores {
-        grounds.push((*store, Ground::prepare(*store).await));
-    }
     let bar = progress(arguments, length);
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for episode in 0.. {
-        let is_over = arguments.episodes.map_or(began.elapsed() >= length, |episodes| episode >= episodes);
-        if is_over {
+    for number in 0.. {
+        if arguments.turns.map_or(began.elapsed() >= length, |turns| number >= turns) {
             break;
         }
-        let (store, ground) = &grounds[episode as usize % grounds.len()];
-        let seed = first.wrapping_add(episode);
-        bar.set_message(format!("seed {seed} on {store}"));
-        match ground.run(seed).await {
-            Ok(counted) => {
-                *counts.entry(format!("episodes on {store}")).or_default() += 1;
-                counted.into_iter().for_each(|(name, count)| *counts.entry(name).or_default() += count);
-            }
+        let turn = &turns[number as usize % turns.len()];
+        let (name, seed) = (turn.name(), first.wrapping_add(number));
+        bar.set_message(format!("seed {seed}: {name}"));
+        match turn.run(seed).await {
+            Ok(counted) => counted.into_iter().for_each(|(name, count)| *counts.entry(name).or_default() += count),
             Err(wrong) => {
                 bar.abandon();
-                report(seed, *store, &wrong);
+                report(seed, &name, &wrong);
                 summary(&counts);
-                return ExitCode::FAILURE;
+                return Ok(ExitCode::FAILURE);
             }
         }
-        bar.set_position(arguments.episodes.map_or(began.elapsed().as_secs(), |_| episode + 1));
+        bar.set_position(arguments.turns.map_or(began.elapsed().as_secs(), |_| number + 1));
         if bar.is_hidden() {
             // A log instead of a terminal.
-            eprintln!("{} s: seed {seed} on {store} is through", began.elapsed().as_secs());
+            eprintln!("{} s: seed {seed}, {name}: kept", began.elapsed().as_secs());
         }
     }
     bar.finish_and_clear();
     summary(&counts);
-    println!("nothing was lost in {} s", began.elapsed().as_secs());
-    ExitCode::SUCCESS
+    println!("every promise was kept for {} s", began.elapsed().as_secs());
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn told_to_stop() {
@@ -109,15 +111,15 @@ async fn told_to_stop() {
 }
 
 fn progress(arguments: &Arguments, length: Duration) -> ProgressBar {
-    let (end, unit) = arguments.episodes.map_or((length.as_secs(), "s"), |episodes| (episodes, "episodes"));
+    let (end, unit) = arguments.turns.map_or((length.as_secs(), "s"), |turns| (turns, "turns"));
     let template = format!("{{wide_bar}} {{pos}}/{{len}} {unit}, {{msg}}");
     ProgressBar::new(end).with_style(ProgressStyle::with_template(&template).unwrap_or(ProgressStyle::default_bar()))
 }
 
-fn report(seed: u64, store: StoreKind, wrong: &[String]) {
-    println!("seed {seed} on {store} has failed:");
-    wrong.iter().for_each(|what| println!("  {what}"));
-    println!("again: outrigger-torture --episodes 1 --seed {seed} --store {store}");
+fn report(seed: u64, name: &str, wrong: &Wrong) {
+    println!("{name}, seed {seed}: a promise was not kept:");
+    wrong.lines.iter().for_each(|what| println!("  {what}"));
+    println!("again: {}", wrong.again);
 }
 
 fn summary(counts: &BTreeMap<String, u64>) {

@@ -12,7 +12,7 @@ fn run(store: StoreKind, fixed: &[u64]) {
             match ground.run(seed).await {
                 Ok(counts) => println!("{counts:?}"),
                 Err(wrong) => panic!(
-                    "seed {seed} on {store}:\n{}\nagain: outrigger-torture --episodes 1 --seed {seed} --store {store}",
+                    "seed {seed} on {store}:\n{}\nagain: outrigger-torture --only devices --turns 1 --seed {seed} --store {store}",
                     wrong.join("\n")
                 ),
             }

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| outrigger_fuzz::query(input).unwrap_or_else(|why| panic!("{why}")));
