@@ -40,8 +40,8 @@ pub enum Error {
         /// Whose the token is.
         is: String,
     },
-    /// The app is in the middle of a transaction, on this connection or on another. The same call succeeds when that
-    /// has ended.
+    /// The app is in the middle of a transaction, on this connection or on another, or another client of the file
+    /// fetches all rows into it. The same call succeeds when that has ended.
     #[error("the database is busy: {0}")]
     Busy(String),
     /// The server answers what this library does not understand: it is no Outrigger, or a much later one. Nothing of

@@ -14,8 +14,10 @@ pub(crate) const EPOCH: &str = "epoch";
 const NEXT_ID: &str = "next_id";
 /// The end of the window that is being downloaded.
 pub(crate) const UNTIL: &str = "until";
-/// Whether the device is starting from the rows as they are, or from the beginning of the stream.
+/// The number of the start that is under way, from the rows as they are or from the beginning of the stream.
 pub(crate) const STARTING: &str = "starting";
+/// How many starts there were: no two have the same number.
+const STARTS: &str = "starts";
 /// The page of the snapshot to go on with, and the cursor behind it.
 pub(crate) const PAGE: &str = "page";
 pub(crate) const AS_OF: &str = "as_of";
@@ -40,6 +42,32 @@ pub(crate) fn identify(connection: &Connection, Identity { user, source }: &Iden
 /// The rows are to be fetched as they are, once more.
 pub(crate) fn start_over(connection: &Connection) -> Result<(), Error> {
     clear(connection, &[CURSOR, EPOCH, UNTIL, PAGE, AS_OF, STARTING])
+}
+
+/// Takes the start over, if there is one to be made: another client of the file that is at it may not go on. Gives its
+/// number.
+pub(crate) fn take_start(connection: &Connection) -> Result<Option<i64>, Error> {
+    if stands(connection)? {
+        return Ok(None);
+    }
+    let number = get(connection, STARTS)?.unwrap_or(1) + 1;
+    set(connection, STARTS, number)?;
+    set(connection, STARTING, number)?;
+    Ok(Some(number))
+}
+
+/// Whether the device has started and knows where it stands.
+pub(crate) fn stands(connection: &Connection) -> Result<bool, Error> {
+    let cursor: Option<i64> = get(connection, CURSOR)?;
+    Ok(cursor.is_some() && get::<i64>(connection, STARTING)?.is_none())
+}
+
+/// Fails if another client of the file has taken the start over: what this one has fetched may be outrun.
+pub(crate) fn check_start(connection: &Connection, number: i64) -> Result<(), Error> {
+    if get(connection, STARTING)? == Some(number) {
+        return Ok(());
+    }
+    Err(Error::Busy("another client fetches the rows into it".into()))
 }
 
 pub(crate) fn get<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, Error> {

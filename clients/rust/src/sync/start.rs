@@ -26,24 +26,24 @@ impl Syncer {
     pub(super) async fn start(&self) -> Result<(), Error> {
         self.remote.sign_in().await?;
         self.number().await?;
-        let stands = |connection: &mut Connection| {
-            let cursor: Option<i64> = state::get(connection, state::CURSOR)?;
-            let starting: Option<i64> = state::get(connection, state::STARTING)?;
-            Ok(cursor.is_some() && starting.is_none())
-        };
-        if self.database.run(stands).await? {
+        if self.database.run(|connection| state::stands(connection)).await? {
             return Ok(());
         }
-        let began = |connection: &mut Connection| state::get::<i64>(connection, state::STARTING);
-        if self.database.run(began).await?.is_none() {
-            self.database
-                .transact(|tx, _| {
-                    forget_seen(tx)?;
-                    state::set(tx, state::STARTING, 1)
-                })
-                .await?;
+        let take = |tx: &Transaction<'_>, _: &Stops| {
+            if state::get::<i64>(tx, state::STARTING)?.is_none() && !state::stands(tx)? {
+                forget_seen(tx)?;
+            }
+            state::take_start(tx)
+        };
+        let Some(number) = self.database.transact(take).await? else { return Ok(()) };
+        match self.fetch_rows(number).await {
+            // The other one that has taken it over may be done by now.
+            Err(Error::Busy(why)) => {
+                let stands = self.database.run(|connection| state::stands(connection)).await?;
+                if stands { Ok(()) } else { Err(Error::Busy(why)) }
+            }
+            done => done,
         }
-        self.fetch_rows().await
     }
 
     /// Makes sure that it is known whose rows these are, and which numbers are free.
@@ -79,7 +79,7 @@ impl Syncer {
     }
 
     /// Fetches the rows as they are, the next page while one is applied.
-    async fn fetch_rows(&self) -> Result<(), Error> {
+    async fn fetch_rows(&self, number: i64) -> Result<(), Error> {
         let mut asked = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
         let mut answer = self.rows(asked.as_deref()).await?;
         let mut pages = HashSet::new();
@@ -89,25 +89,31 @@ impl Syncer {
                 Answer::Reset => {
                     self.count_restart()?;
                     // Another epoch in the middle of it: from the first page on.
-                    let again =
-                        |tx: &Transaction<'_>, _: &Stops| state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH]);
+                    let again = move |tx: &Transaction<'_>, _: &Stops| {
+                        state::check_start(tx, number)?;
+                        state::clear(tx, &[state::PAGE, state::AS_OF, state::EPOCH])
+                    };
                     self.database.transact(again).await?;
                     (asked, answer) = (None, self.rows(None).await?);
                     continue;
                 }
-                _ => return self.read_stream().await,
+                _ => return self.read_stream(number).await,
             };
             page.check()?;
             if asked.is_none() {
                 // What was seen before an interruption may have been deleted meanwhile, and this snapshot begins behind
                 // that.
-                self.database.transact(|tx, _| forget_seen(tx)).await?;
+                let forget = move |tx: &Transaction<'_>, _: &Stops| {
+                    state::check_start(tx, number)?;
+                    forget_seen(tx)
+                };
+                self.database.transact(forget).await?;
             }
             let Snapshot { rows, as_of, epoch, next_page } = page;
-            let move_on = noted(asked.is_none(), as_of, epoch, next_page.clone());
+            let move_on = noted(number, (asked.is_none(), as_of), epoch, next_page.clone());
             let Some(next) = next_page else {
                 self.apply_rows(rows, Rows::Snapshot, move_on).await?;
-                return self.arrive(as_of).await;
+                return self.arrive(number, as_of).await;
             };
             if !pages.insert(next.clone()) {
                 return Err(Error::Protocol("a snapshot comes to the same page again".into()));
@@ -126,18 +132,23 @@ impl Syncer {
     }
 
     /// From a server without snapshots: the stream from its beginning, own changes included.
-    async fn read_stream(&self) -> Result<(), Error> {
-        self.database.transact(|tx, _| state::set(tx, state::CURSOR, 0)).await?;
+    async fn read_stream(&self, number: i64) -> Result<(), Error> {
+        let begin = move |tx: &Transaction<'_>, _: &Stops| {
+            state::check_start(tx, number)?;
+            state::set(tx, state::CURSOR, 0)
+        };
+        self.database.transact(begin).await?;
         Box::pin(self.pull()).await?;
         let cursor = self.database.run(|connection| state::get::<i64>(connection, state::CURSOR)).await?;
-        self.arrive(cursor.unwrap_or(0)).await
+        self.arrive(number, cursor.unwrap_or(0)).await
     }
 
     /// What was not seen was deleted elsewhere, unless it is edited here: then it is made again.
-    async fn arrive(&self, cursor: i64) -> Result<(), Error> {
+    async fn arrive(&self, number: i64, cursor: i64) -> Result<(), Error> {
         let shapes = self.shapes();
         self.database
             .transact(move |tx, stops| {
+                state::check_start(tx, number)?;
                 for shape in shapes.iter() {
                     remove_unseen(tx, shape)?;
                     stops.at("removed")?;
@@ -153,12 +164,13 @@ impl Syncer {
 
 /// Notes where a snapshot goes on. All of its pages are of one time.
 fn noted(
-    is_first: bool,
-    as_of: i64,
+    number: i64,
+    (is_first, as_of): (bool, i64),
     epoch: String,
     next: Option<String>,
 ) -> impl Fn(&Transaction<'_>) -> Result<Step, Error> + Send + 'static {
     move |tx| {
+        state::check_start(tx, number)?;
         if !is_first && state::get::<i64>(tx, state::AS_OF)? != Some(as_of) {
             state::clear(tx, &[state::PAGE])?;
             return Err(Error::Protocol("the pages of a snapshot are of different times".into()));

@@ -127,6 +127,45 @@ async fn an_answer_that_another_client_has_taken_is_passed_over() {
     assert_eq!(conflicts(&mut events), 0);
 }
 
+/// A second client of the phone's file does that on a thread of its own, to its end.
+fn twin_of(phone: &Device, server: &Server, edit: &'static str) -> impl FnMut() + Send + 'static {
+    let (path, url) = (phone.path.clone(), server.url.clone());
+    move || {
+        let (path, url) = (path.clone(), url.clone());
+        let twin = async move {
+            let twin = Client::open(connect(&path, ""), config(crate::world::Link::new(&url), "phone")).unwrap();
+            twin.with(|db| db.execute_batch(edit)).unwrap();
+            twin.sync_once().await.unwrap();
+        };
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        std::thread::spawn(move || runtime().block_on(twin)).join().unwrap();
+    }
+}
+
+/// What a client that starts has fetched is no longer true when another one of the same file has started and gone on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_another_client_has_outrun_are_not_applied() {
+    let server = Server::memory().await;
+    let phone = server.device_with("phone", |config| config.conflicts(Conflicts::ServerWins));
+    phone.execute(&insert(1));
+    let (mut events, mut outrun) = (phone.client.events(), Some(twin_of(&phone, &server, "UPDATE users SET age = 1")));
+    phone.link.tamper(move |request, real| {
+        if request.path.starts_with("/sync/snapshot")
+            && let Some(mut outrun) = outrun.take()
+        {
+            outrun();
+        }
+        real
+    });
+    phone.sync().await;
+    assert_eq!(phone.rows("SELECT 'age ' || age FROM users"), ["age 1"]);
+    phone.execute("UPDATE users SET age = 2");
+    phone.sync().await;
+    let laptop = server.device("laptop");
+    assert!(settle(&[&phone, &laptop]).await[0].contains("integer:2"));
+    assert_eq!(conflicts(&mut events), 0);
+}
+
 /// What is edited when the server has answered, and the answer is on its way.
 #[tokio::test]
 async fn edits_made_while_a_batch_is_in_flight_are_not_lost() {
