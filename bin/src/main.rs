@@ -31,6 +31,10 @@ use outrigger_config::{Config, Purpose};
 
 use cli::{Command, ConfigCommand, FailuresCommand};
 
+/// What glibc has in its place keeps an arena for each of many threads, and gives little of it back.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The exit code of a run that failed on something outside, or that leaves something to be done.
 const EXIT_FAILED: u8 = 1;
 /// The exit code of a configuration that cannot be right, as of a wrong flag.
