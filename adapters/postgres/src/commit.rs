@@ -23,7 +23,8 @@ use sidecar::Sidecar;
 pub(crate) mod sidecar;
 mod unlogged;
 
-/// The rows that the statement projects have no failures any more. Most users have none at all, which is asked once.
+/// The rows that the statement projects have no failures any more. A row that is not known has none: they are forgotten
+/// with it. Most users have none at all, which is asked once.
 const CURED: &str = ", cured AS (
     DELETE FROM sync.materialize_failures f USING entry e
     WHERE (SELECT EXISTS (SELECT FROM sync.materialize_failures a WHERE a.user_id = $1))
@@ -99,7 +100,7 @@ async fn commit_whole(
     let Some(text) = text else { return Ok(refused) };
     let names: Vec<&TableName> = parts.iter().map(Part::table).collect();
     let statement = statement(text, user, (plan, Some(&names)));
-    let statement = parts.into_iter().fold(statement, |statement, part| part.bind(statement));
+    let statement = parts.into_iter().fold(statement, |statement, part| part.bind(statement, sidecar));
     match store.projecting.rows(statement).await {
         Ok(answer) => won(&answer).map(|()| Whole::Done),
         Err(error) if error::is_timeout(&error) => Ok(Whole::Refused { timed_out: true }),
@@ -112,8 +113,8 @@ async fn commit_whole(
 
 fn whole_text(parts: &[Part<'_>], sidecar: Sidecar) -> String {
     let mut text = sidecar.writes();
-    let shortfalls = parts::fragments(&mut text, parts, sidecar.next_parameter());
-    text += CURED;
+    let shortfalls = parts::fragments(&mut text, parts, sidecar);
+    text += if sidecar.has_known { CURED } else { "" };
     text += &sidecar.answer();
     for shortfall in shortfalls {
         text += &format!(", 1 / ({shortfall} = 0)::int4");
@@ -198,16 +199,30 @@ fn statement<'q>(
         .bind(user.as_str())
         .bind(plan.head.seq.0)
         .bind(plan.next_head().0)
-        .bind(TimestampTz(plan.at))
-        .bind(log.iter().map(|entry| entry.change.row.table.schema()).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.change.row.table.table()).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.change.op.kind().as_str()).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.change.row.pk).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.change.op.payload().map(|payload| payload.as_str())).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.source.as_str()).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.change.source_change_id.0).collect::<Vec<_>>())
-        .bind(log.iter().map(|entry| entry.version.0).collect::<Vec<_>>())
-        .bind(known)
-        .bind(marks);
+        .bind(TimestampTz(plan.at));
+    let statement = match log.as_slice() {
+        [entry] => statement
+            .bind(entry.change.row.table.schema())
+            .bind(entry.change.row.table.table())
+            .bind(entry.change.op.kind().as_str())
+            .bind(entry.change.row.pk)
+            .bind(entry.change.op.payload().map(|payload| payload.as_str()))
+            .bind(entry.source.as_str())
+            .bind(entry.change.source_change_id.0)
+            .bind(entry.version.0)
+            .bind(known[0])
+            .bind(marks[0]),
+        _ => statement
+            .bind(log.iter().map(|entry| entry.change.row.table.schema()).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.change.row.table.table()).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.change.op.kind().as_str()).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.change.row.pk).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.change.op.payload().map(|payload| payload.as_str())).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.source.as_str()).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.change.source_change_id.0).collect::<Vec<_>>())
+            .bind(log.iter().map(|entry| entry.version.0).collect::<Vec<_>>())
+            .bind(known)
+            .bind(marks),
+    };
     unlogged::bind(statement, plan)
 }

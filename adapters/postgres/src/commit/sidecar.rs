@@ -38,7 +38,15 @@ const BORN: &str = ", born AS (
     SELECT 1 FROM moved UNION ALL SELECT 1 FROM born LIMIT 1
 )";
 const MOVED: &str = ", turn AS (SELECT 1 FROM moved)";
-const LOGGED: &str = ", entry AS MATERIALIZED (
+/// The only entry. Most uploads have one, and it costs less as it is than in arrays of one, each of which is a function
+/// to be called with a store for its rows.
+const ENTRY: &str = ", entry AS MATERIALIZED (
+    SELECT $1 AS user_id, $2 + 1 AS server_id, $5::text AS schema_name, $6::text AS table_name, $7::text AS op,
+           $8::uuid AS pk_uuid, $9::text::json AS payload, $10::text AS source_id, $11::int8 AS source_change_id,
+           $12::int8 AS server_version, $13::bool AS known, $14::bool AS projected
+    FROM turn
+)";
+const ENTRIES: &str = ", entry AS MATERIALIZED (
     SELECT $1 AS user_id, $2 + e.place AS server_id, e.schema_name, e.table_name, e.op, e.pk_uuid,
            e.payload::json AS payload, e.source_id, e.source_change_id, e.server_version, e.known,
            e.projected
@@ -48,7 +56,8 @@ const LOGGED: &str = ", entry AS MATERIALIZED (
     ) WITH ORDINALITY AS e (
         schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id, server_version, known, projected, place
     )
-), logged AS (
+)";
+const LOGGED: &str = ", logged AS (
     INSERT INTO sync.server_change_log (
         user_id, server_id, schema_name, table_name, op, pk_uuid, payload, source_id, source_change_id,
         server_version, ts
@@ -101,9 +110,11 @@ pub(crate) struct Sidecar {
     /// There are rows that the store does not know.
     has_new: bool,
     /// There are rows that it knows.
-    has_known: bool,
+    pub(super) has_known: bool,
     /// There are changes without an entry that are to be remembered.
     has_unlogged: bool,
+    /// There is one entry, whose parameters are no arrays.
+    pub(crate) is_single: bool,
 }
 
 impl Sidecar {
@@ -114,6 +125,7 @@ impl Sidecar {
             has_new: plan.rows.iter().any(|row| !row.known),
             has_known: plan.rows.iter().any(|row| row.known),
             has_unlogged: !plan.unlogged.is_empty(),
+            is_single: plan.log.len() == 1,
         }
     }
 
@@ -121,6 +133,7 @@ impl Sidecar {
     pub(super) fn writes(self) -> String {
         let mut text = TURN.to_owned();
         text += if self.is_born { BORN } else { MOVED };
+        text += if self.is_single { ENTRY } else { ENTRIES };
         text += LOGGED;
         text += if self.has_new { OF_NEW } else { "" };
         text += if self.has_known { OF_KNOWN } else { "" };
@@ -129,7 +142,7 @@ impl Sidecar {
     }
 
     /// The number of the first parameter behind those of what is written.
-    pub(super) fn next_parameter(self) -> usize {
+    pub(crate) fn next_parameter(self) -> usize {
         NEXT_PARAMETER + if self.has_unlogged { unlogged::PARAMETERS } else { 0 }
     }
 
@@ -141,8 +154,8 @@ impl Sidecar {
 
     /// The statement that writes the sidecar alone.
     pub(super) fn text(self) -> Arc<str> {
-        static TEXTS: [OnceLock<Arc<str>>; 16] = [const { OnceLock::new() }; 16];
-        let bits = [self.is_born, self.has_new, self.has_known, self.has_unlogged];
+        static TEXTS: [OnceLock<Arc<str>>; 32] = [const { OnceLock::new() }; 32];
+        let bits = [self.is_born, self.has_new, self.has_known, self.has_unlogged, self.is_single];
         let place = bits.into_iter().fold(0, |place, bit| place * 2 + usize::from(bit));
         Arc::clone(TEXTS[place].get_or_init(|| format!("{}{}", self.writes(), self.answer()).into()))
     }

@@ -16,6 +16,7 @@ use super::shape::Shape;
 use super::sql;
 use super::values::{self, NetChange, Values};
 use super::{Projection, Targets};
+use crate::commit::sidecar::Sidecar;
 
 /// A table and, if it is about new rows, which of the columns they have.
 pub(crate) type Form = (TableName, Option<Vec<u8>>);
@@ -80,18 +81,23 @@ impl<'a> Part<'a> {
     }
 
     /// Binds its rows in the order of its fragment's parameters.
-    pub(crate) fn bind<'q>(self, statement: Query<'q, Postgres, PgArguments>) -> Query<'q, Postgres, PgArguments> {
+    pub(crate) fn bind<'q>(
+        self,
+        statement: Query<'q, Postgres, PgArguments>,
+        sidecar: Sidecar,
+    ) -> Query<'q, Postgres, PgArguments> {
         match self.new {
             None => values::bind(statement, self.shape, self.rows),
+            Some(mask) if sidecar.is_single => values::bind_single(statement, &columns(self.shape, &mask), self.rows),
             Some(mask) => values::bind_columns(statement, &columns(self.shape, &mask), self.rows),
         }
     }
 }
 
-/// Adds the fragments, whose parameters begin at `first`; gives what asks how many business rows are not as they were
-/// to be, one expression for each.
-pub(crate) fn fragments(text: &mut String, parts: &[Part<'_>], mut first: usize) -> Vec<String> {
-    let mut shortfalls = Vec::new();
+/// Adds the fragments, whose parameters stand behind those of the sidecar; gives what asks how many business rows are not
+/// as they were to be, one expression for each.
+pub(crate) fn fragments(text: &mut String, parts: &[Part<'_>], sidecar: Sidecar) -> Vec<String> {
+    let (mut shortfalls, mut first) = (Vec::new(), sidecar.next_parameter());
     for (n, part) in parts.iter().enumerate() {
         match &part.new {
             None => {
@@ -100,10 +106,9 @@ pub(crate) fn fragments(text: &mut String, parts: &[Part<'_>], mut first: usize)
             }
             Some(mask) => {
                 let columns = columns(part.shape, mask);
-                insert(text, n, (part.shape, &columns), first);
-                shortfalls.push(format!(
-                    "((SELECT count(*) FROM turn) * cardinality(${first}::uuid[]) - (SELECT count(*) FROM t{n}_ins))"
-                ));
+                insert(text, n, (part.shape, &columns), (first, sidecar.is_single));
+                let rows = if sidecar.is_single { "1".into() } else { format!("cardinality(${first}::uuid[])") };
+                shortfalls.push(format!("((SELECT count(*) FROM turn) * {rows} - (SELECT count(*) FROM t{n}_ins))"));
                 first += 1 + columns.len();
             }
         }
@@ -112,27 +117,34 @@ pub(crate) fn fragments(text: &mut String, parts: &[Part<'_>], mut first: usize)
 }
 
 /// New rows, in the order of their keys, as everybody inserts them: those who insert the same cannot wait in a circle.
-fn insert(sql: &mut String, n: usize, (shape, columns): (&Shape, &[usize]), first: usize) {
-    let (mut names, mut values) = (sql::quoted(&shape.pk), format!("u.pk::{}", shape.pk_type));
+/// The parameters begin at `first`, and are arrays unless there is a single row.
+fn insert(sql: &mut String, n: usize, (shape, columns): (&Shape, &[usize]), (first, is_single): (usize, bool)) {
+    let key = if is_single { format!("${first}::uuid") } else { "u.pk".into() };
+    let (mut names, mut values) = (sql::quoted(&shape.pk), format!("{key}::{}", shape.pk_type));
     if let Some((owner, owner_type)) = &shape.owner {
         let _ = write!(names, ", {}", sql::quoted(owner));
         let _ = write!(values, ", $1::text::{owner_type}");
     }
     let (mut arguments, mut raw) = (format!("${first}::uuid[]"), "pk".to_owned());
     for (place, &c) in columns.iter().enumerate() {
-        let column = &shape.columns[c];
+        let (column, parameter) = (&shape.columns[c], first + 1 + place);
+        let value = if is_single { format!("${parameter}::text") } else { format!("u.c{c}") };
         let _ = write!(names, ", {}", sql::quoted(&column.name));
-        let _ = write!(values, ", u.c{c}::{}", column.type_name);
-        let _ = write!(arguments, ", ${}::text[]", first + 1 + place);
+        let _ = write!(values, ", {value}::{}", column.type_name);
+        let _ = write!(arguments, ", ${parameter}::text[]");
         let _ = write!(raw, ", c{c}");
     }
+    let rows = if is_single {
+        "turn".into()
+    } else {
+        format!("turn CROSS JOIN unnest({arguments}) AS u ({raw})\n    ORDER BY 1")
+    };
     let (table, conflict) = (sql::table(shape), sql::on_conflict(shape));
     let _ = write!(
         sql,
         ",
 t{n}_ins AS (
-    INSERT INTO {table} ({names}) SELECT {values} FROM turn CROSS JOIN unnest({arguments}) AS u ({raw})
-    ORDER BY 1 {conflict} RETURNING 1
+    INSERT INTO {table} ({names}) SELECT {values} FROM {rows} {conflict} RETURNING 1
 )"
     );
 }

@@ -139,6 +139,18 @@ pub(crate) fn bind<'q>(
     columns.into_iter().fold(statement, |statement, column| statement.bind(column))
 }
 
+/// Binds the key of the only row and those columns alone.
+pub(crate) fn bind_single<'q>(
+    statement: Query<'q, Postgres, PgArguments>,
+    columns: &[usize],
+    rows: Vec<(NetChange<'_>, Values)>,
+) -> Query<'q, Postgres, PgArguments> {
+    rows.into_iter().fold(statement, |statement, (row, mut values)| {
+        let statement = statement.bind(row.key.pk);
+        columns.iter().fold(statement, |statement, &column| statement.bind(values.columns[column].take()))
+    })
+}
+
 /// Binds the keys of rows and those columns alone.
 pub(crate) fn bind_columns<'q>(
     statement: Query<'q, Postgres, PgArguments>,

@@ -54,6 +54,8 @@ async fn use_store(store: &PostgresStore, user: &UserId, first: i64) {
     apply(store, user, "phone", [insert(first, row), insert(first + 1, row + 1)]).await.unwrap();
     let changes = [change(first + 2, row, 1, Op::Update(payload("{}"))), change(first + 3, row + 1, 1, Op::Delete)];
     apply(store, user, "phone", changes).await.unwrap();
+    apply(store, user, "phone", [insert(first + 4, row + 2)]).await.unwrap();
+    apply(store, user, "phone", [change(first + 5, row + 2, 1, Op::Update(payload("{}")))]).await.unwrap();
     let query = PageQuery { after: ServerSeq(0), until: None, limit: 10, schema: None, exclude: None, epoch: None };
     store.page(user, &query).await.unwrap();
     store.head(user).await.unwrap();
