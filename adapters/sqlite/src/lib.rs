@@ -213,9 +213,9 @@ fn open_reader(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connect
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     configure(&connection, options)?;
-    // 2 MiB for each: the upper levels of every tree; what is below is in the system's own cache. No mmap: an I/O error
+    // 1 MiB for each: the upper levels of every tree; what is below is in the system's own cache. No mmap: an I/O error
     // in mapped memory is a signal that ends the process instead of an error that ends the request.
-    connection.pragma_update(None, "cache_size", -2 * 1024)?;
+    connection.pragma_update(None, "cache_size", -1024)?;
     Ok(connection)
 }
 
