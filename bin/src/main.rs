@@ -32,6 +32,7 @@ use outrigger_config::{Config, Purpose};
 use cli::{Command, ConfigCommand, FailuresCommand};
 
 /// What glibc has in its place keeps an arena for each of many threads, and gives little of it back.
+#[cfg(not(target_env = "msvc"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

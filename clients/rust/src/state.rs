@@ -44,16 +44,30 @@ pub(crate) fn start_over(connection: &Connection) -> Result<(), Error> {
     clear(connection, &[CURSOR, EPOCH, UNTIL, PAGE, AS_OF, STARTING])
 }
 
-/// Takes the start over, if there is one to be made: another client of the file that is at it may not go on. Gives its
-/// number.
-pub(crate) fn take_start(connection: &Connection) -> Result<Option<i64>, Error> {
+/// The number of the start that is to be made, if one is: of the one that is under way, or a new one.
+pub(crate) fn join_start(connection: &Connection) -> Result<Option<i64>, Error> {
     if stands(connection)? {
         return Ok(None);
     }
+    match get(connection, STARTING)? {
+        Some(number) => Ok(Some(number)),
+        None => number_start(connection).map(Some),
+    }
+}
+
+/// Gives the start a number that none has had: other clients of the file that are at it may not go on from where they
+/// are.
+pub(crate) fn number_start(connection: &Connection) -> Result<i64, Error> {
     let number = get(connection, STARTS)?.unwrap_or(1) + 1;
     set(connection, STARTS, number)?;
     set(connection, STARTING, number)?;
-    Ok(Some(number))
+    Ok(number)
+}
+
+/// How many starts there were, if the device has started: what is asked of the server then may only be settled if nobody
+/// has started over meanwhile.
+pub(crate) fn started(connection: &Connection) -> Result<i64, Error> {
+    if stands(connection)? { Ok(get(connection, STARTS)?.unwrap_or(1)) } else { Err(outrun()) }
 }
 
 /// Whether the device has started and knows where it stands.
@@ -62,12 +76,21 @@ pub(crate) fn stands(connection: &Connection) -> Result<bool, Error> {
     Ok(cursor.is_some() && get::<i64>(connection, STARTING)?.is_none())
 }
 
-/// Fails if another client of the file has taken the start over: what this one has fetched may be outrun.
+/// Fails if another client of the file has come further with the start: what this one has fetched may be outrun.
 pub(crate) fn check_start(connection: &Connection, number: i64) -> Result<(), Error> {
     if get(connection, STARTING)? == Some(number) {
         return Ok(());
     }
-    Err(Error::Busy("another client fetches the rows into it".into()))
+    Err(outrun())
+}
+
+/// Fails unless the device has started, and not once more since there were so many starts.
+pub(crate) fn check_started(connection: &Connection, starts: i64) -> Result<(), Error> {
+    if started(connection)? == starts { Ok(()) } else { Err(outrun()) }
+}
+
+fn outrun() -> Error {
+    Error::Busy("another client fetches the rows into it".into())
 }
 
 pub(crate) fn get<T: FromSql>(connection: &Connection, key: &str) -> Result<Option<T>, Error> {

@@ -47,13 +47,16 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ran = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
-        runtime.block_on(async {
+        let ran = runtime.block_on(async {
             tokio::select! {
                 code = run(&arguments, first, &stores) => code,
                 // What runs is dropped, and the servers of the turn are killed by that.
                 () = told_to_stop() => Ok(ExitCode::FAILURE),
             }
-        })
+        });
+        // Histories run on a thread of their own. Waited for, they would take the end of their servers for a failure.
+        runtime.shutdown_background();
+        ran
     });
     ran.unwrap_or_else(|why| {
         eprintln!("outrigger-torture: {why}");

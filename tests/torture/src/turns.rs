@@ -48,7 +48,7 @@ pub enum Turn {
 pub struct Wrong {
     /// A line each.
     pub lines: Vec<String>,
-    /// The command that does the same again.
+    /// The command that does the same again, or, for an input, one that tries it again: it is kept.
     pub again: String,
 }
 
@@ -120,7 +120,7 @@ async fn inputs(target: &str, seed: u64) -> Result<BTreeMap<String, u64>, Wrong>
     // It takes four bytes, and draws a seed itself for 0.
     let seed = (seed % u64::from(u32::MAX)) + 1;
     let arguments = [FUZZ_S.to_string(), seed.to_string(), target.to_owned()];
-    let again = format!("tests/fuzz/guided/run {}", arguments.join(" "));
+    let again = "cargo nextest run --package outrigger-fuzz".to_owned();
     let run = Command::new(GUIDED).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output().await;
     let run = match run {
         Ok(run) => run,

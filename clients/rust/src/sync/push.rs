@@ -80,7 +80,7 @@ impl Syncer {
     }
 
     async fn upload(&self, sent: Vec<Sent>) -> Result<Settled, Error> {
-        let (cursor, epoch) = self.place().await?;
+        let (cursor, epoch, starts) = self.place().await?;
         let body = self.body(&sent, cursor, epoch.as_deref())?;
         self.database.stops().at("before upload")?;
         let answer = self.remote.post::<Uploaded>("/sync/upload", body).await?;
@@ -95,7 +95,7 @@ impl Syncer {
             Answer::Unknown => return Err(Error::Protocol("there is no /sync/upload".into())),
         };
         let count = sent.len();
-        let mut settled = self.settle(sent, uploaded).await?;
+        let mut settled = self.settle(sent, uploaded, starts).await?;
         self.tell_all(std::mem::take(&mut settled.events));
         if settled.reused {
             self.renumber().await?;
@@ -115,10 +115,13 @@ impl Syncer {
         serde_json::to_string(&upload).map_err(|error| Error::Protocol(error.to_string()))
     }
 
-    async fn place(&self) -> Result<(i64, Option<String>), Error> {
+    /// The cursor, its epoch, and how many starts it took.
+    async fn place(&self) -> Result<(i64, Option<String>, i64), Error> {
         self.database
             .run(|connection| {
-                Ok((state::get(connection, state::CURSOR)?.unwrap_or(0), state::get(connection, state::EPOCH)?))
+                let starts = state::started(connection)?;
+                let cursor = state::get(connection, state::CURSOR)?.unwrap_or(0);
+                Ok((cursor, state::get(connection, state::EPOCH)?, starts))
             })
             .await
     }
@@ -151,13 +154,15 @@ impl Syncer {
         Ok(Settled { dropped: 1, ..Settled::default() })
     }
 
-    async fn settle(&self, sent: Vec<Sent>, uploaded: Uploaded) -> Result<Settled, Error> {
+    async fn settle(&self, sent: Vec<Sent>, uploaded: Uploaded, starts: i64) -> Result<Settled, Error> {
         if uploaded.statuses.len() != sent.len() {
             let (asked, answered) = (sent.len(), uploaded.statuses.len());
             return Err(Error::Protocol(format!("{answered} statuses for {asked} changes")));
         }
         let (shapes, conflicts) = (self.shapes(), self.config.conflicts.clone());
         let settle = move |tx: &rusqlite::Transaction<'_>, stops: &crate::database::Stops| {
+            // The rows that come with a start may be older than this answer, which is given again.
+            state::check_started(tx, starts)?;
             let mut applier = Applier::new(tx, &shapes, &conflicts)?;
             let mut settled =
                 Settled { is_alone: sent.len() == 1, at: uploaded.highest_server_seq, ..Settled::default() };

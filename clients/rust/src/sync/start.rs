@@ -33,11 +33,11 @@ impl Syncer {
             if state::get::<i64>(tx, state::STARTING)?.is_none() && !state::stands(tx)? {
                 forget_seen(tx)?;
             }
-            state::take_start(tx)
+            state::join_start(tx)
         };
         let Some(number) = self.database.transact(take).await? else { return Ok(()) };
         match self.fetch_rows(number).await {
-            // The other one that has taken it over may be done by now.
+            // The other one that has come further may be done by now.
             Err(Error::Busy(why)) => {
                 let stands = self.database.run(|connection| state::stands(connection)).await?;
                 if stands { Ok(()) } else { Err(Error::Busy(why)) }
@@ -79,7 +79,7 @@ impl Syncer {
     }
 
     /// Fetches the rows as they are, the next page while one is applied.
-    async fn fetch_rows(&self, number: i64) -> Result<(), Error> {
+    async fn fetch_rows(&self, mut number: i64) -> Result<(), Error> {
         let mut asked = self.database.run(|connection| state::get::<String>(connection, state::PAGE)).await?;
         let mut answer = self.rows(asked.as_deref()).await?;
         let mut pages = HashSet::new();
@@ -102,12 +102,13 @@ impl Syncer {
             page.check()?;
             if asked.is_none() {
                 // What was seen before an interruption may have been deleted meanwhile, and this snapshot begins behind
-                // that.
-                let forget = move |tx: &Transaction<'_>, _: &Stops| {
+                // that. Of two clients that both come with a first page, one begins and the other one finds it begun.
+                let begin = move |tx: &Transaction<'_>, _: &Stops| {
                     state::check_start(tx, number)?;
-                    forget_seen(tx)
+                    forget_seen(tx)?;
+                    state::number_start(tx)
                 };
-                self.database.transact(forget).await?;
+                number = self.database.transact(begin).await?;
             }
             let Snapshot { rows, as_of, epoch, next_page } = page;
             let move_on = noted(number, (asked.is_none(), as_of), epoch, next_page.clone());

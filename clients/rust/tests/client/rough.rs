@@ -166,6 +166,54 @@ async fn rows_that_another_client_has_outrun_are_not_applied() {
     assert_eq!(conflicts(&mut events), 0);
 }
 
+/// Another client of the file starts over while this one uploads: the rows that it has fetched are those from before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_a_start_has_missed_is_settled_again() {
+    let server = Server::memory().await;
+    let phone = server.device_with("phone", |config| config.conflicts(Conflicts::ServerWins));
+    phone.execute(&insert(1));
+    phone.sync().await;
+    phone.execute("UPDATE users SET age = 1");
+    let ((fetched, is_fetched), (go_on, may_go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let (path, url, app) = (phone.path.clone(), server.url.clone(), phone.connection());
+    let start_over = move || {
+        let link = crate::world::Link::new(&url);
+        link.tamper(move |request, real| {
+            if request.path.starts_with("/sync/snapshot") {
+                fetched.send(()).unwrap();
+                may_go_on.recv().unwrap();
+            }
+            real
+        });
+        let twin = async {
+            let twin = Client::open(connect(&path, ""), config(link, "phone")).unwrap();
+            // As if the server had pruned what it has not read.
+            twin.with(|db| db.execute_batch("DELETE FROM _outrigger_state WHERE key = 'cursor'")).unwrap();
+            twin.sync_once().await.unwrap();
+        };
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(twin);
+    };
+    let (twin, mut start_over) = (std::sync::Arc::new(std::sync::Mutex::new(None)), Some(start_over));
+    let started = std::sync::Arc::clone(&twin);
+    phone.link.tamper(move |request, real| {
+        if request.path == "/sync/upload"
+            && let Some(start_over) = start_over.take()
+        {
+            // Another change for the same push, behind the rows that the twin fetches.
+            app.execute_batch("UPDATE users SET age = 2").unwrap();
+            *started.lock().unwrap() = Some(std::thread::spawn(start_over));
+            is_fetched.recv().unwrap();
+        }
+        real
+    });
+    let done = phone.client.sync_once().await;
+    go_on.send(()).unwrap();
+    twin.lock().unwrap().take().unwrap().join().unwrap();
+    assert!(matches!(done, Err(Error::Busy(_))), "{done:?}");
+    let laptop = server.device("laptop");
+    assert!(settle(&[&phone, &laptop]).await[0].contains("integer:2"));
+}
+
 /// What is edited when the server has answered, and the answer is on its way.
 #[tokio::test]
 async fn edits_made_while_a_batch_is_in_flight_are_not_lost() {
