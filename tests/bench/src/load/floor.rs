@@ -53,7 +53,7 @@ impl Floor {
             return Ok(Self::Postgres(PostgresFloor::new(folder, database, form)?));
         }
         Ok(match database_url.strip_prefix("sqlite://") {
-            Some(path) => Self::Sqlite(SqliteFloor::new(path.into())),
+            Some(path) => Self::Sqlite(SqliteFloor::new(path.into())?),
             None => Self::None,
         })
     }

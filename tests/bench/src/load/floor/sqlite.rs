@@ -1,6 +1,7 @@
 //! The floor of SQLite: one thread that does nothing but write, with the file's settings as the server has them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rusqlite::{Connection, OpenFlags, Transaction, params};
@@ -21,24 +22,29 @@ const READ: u64 = 1_000_000;
 pub(crate) struct SqliteFloor {
     /// The server's file.
     served: PathBuf,
-    folder: PathBuf,
+    /// One file for all lines, which grows as the server's does.
+    floor: Mutex<Floor>,
 }
 
 impl SqliteFloor {
     /// With a file of its own beside that of the server.
-    pub(crate) fn new(served: PathBuf) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be made.
+    pub(crate) fn new(served: PathBuf) -> Result<Self, BenchError> {
         let folder = served.parent().map_or_else(PathBuf::new, PathBuf::from);
-        Self { served, folder }
+        Ok(Self { served, floor: Mutex::new(Self::open(&folder)?) })
     }
 
-    fn open(&self) -> Result<Floor, BenchError> {
-        let path = tempfile::Builder::new().prefix("bench-floor-").tempfile_in(&self.folder)?.into_temp_path();
+    fn open(folder: &Path) -> Result<Floor, BenchError> {
+        let path = tempfile::Builder::new().prefix("bench-floor-").tempfile_in(folder)?.into_temp_path();
         let connection = Connection::open(&path)?;
         // What the server's writer has.
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-        connection.pragma_update(None, "cache_size", -32 * 1024)?;
+        connection.pragma_update(None, "cache_size", -8 * 1024)?;
         connection.set_prepared_statement_cache_capacity(32);
         connection.execute_batch(SETUP)?;
         Ok(Floor { connection, path })
@@ -46,10 +52,10 @@ impl SqliteFloor {
 
     /// Writes as fast as one thread can. The users take turns.
     pub(crate) fn write(&self, write: Write, shape: Shape, limit: Limit) -> Result<Sample, BenchError> {
-        let mut floor = self.open()?;
-        let mut users = Vec::new();
+        let mut floor = self.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let (run, mut users) = (fastrand::u32(..), Vec::new());
         for n in 0..shape.users {
-            users.push(floor.user(format!("user-{n}"), write, shape)?);
+            users.push(floor.user(format!("run-{run}-user-{n}"), write, shape)?);
         }
         let (cpu, began) = (Cost::of(std::process::id()).cpu, Instant::now());
         let mut driven = Driven::default();
