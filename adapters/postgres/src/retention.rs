@@ -95,14 +95,16 @@ SELECT count(*) FROM gone"
 );
 
 /// `turn` has a row if the stream still ended at $2 and ends behind it now. Then nobody has written for this user since
-/// the entries were sorted.
+/// the entries were sorted, nor recorded a failure since the statement began, which `moot` would not see: the look at
+/// their number is of then, and the row that it is compared with of when its lock was had.
 const TOMBSTONES: &str = concat!(
     "
 WITH turn AS (
-    UPDATE sync.user_stream
+    UPDATE sync.user_stream s
     SET last_server_id = $2 + 1, kept_moved_at = $2 + 1,
         kept_floor = greatest(kept_floor, (SELECT max(t) FROM unnest($3::int8[]) t))
-    WHERE user_id = $1 AND last_server_id = $2
+    WHERE s.user_id = $1 AND s.last_server_id = $2
+      AND s.last_failure_id = (SELECT o.last_failure_id FROM sync.user_stream o WHERE o.user_id = $1)
     RETURNING 1
 ), gone AS (
     DELETE FROM sync.server_change_log l USING turn

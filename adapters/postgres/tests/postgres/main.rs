@@ -15,4 +15,5 @@ mod projection_orders;
 mod projection_property;
 mod projection_trouble;
 mod projection_types;
+mod retention;
 mod support;
