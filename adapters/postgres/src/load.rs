@@ -17,6 +17,22 @@ use ranges::{Range, ranges};
 
 mod ranges;
 
+/// The end of the stream, and the names and types of the columns.
+macro_rules! with_head {
+    ($others:literal) => {
+        concat!(
+            "
+SELECT 0 AS kind, 0::int8 AS place, coalesce(s.last_server_id, 0) AS number,
+       NULL::bool AS deleted, NULL::text AS payload,
+       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid,
+       NULL::int8 AS source_change_id
+FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
+WHERE e.is_present",
+            $others
+        )
+    };
+}
+
 /// One statement, and so one snapshot: the end of the stream (kind 0), the wanted rows (1), the wanted keys of
 /// entries in the log (2), of pruned ones (3) and of changes without one (5), and the numbers that were forgotten of
 /// the wanted sources (4).
@@ -25,13 +41,7 @@ mod ranges;
 /// new, one look tells that no key is there. Each look-up is a subquery with a LIMIT or an OFFSET, which the planner
 /// cannot turn into a join: it would read all rows of the user where its statistics say that users have few. A payload is
 /// read only where it is needed.
-const LOAD: &str = "
-SELECT 0 AS kind, 0::int8 AS place, coalesce(s.last_server_id, 0) AS number,
-       NULL::bool AS deleted, NULL::text AS payload,
-       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid,
-       NULL::int8 AS source_change_id
-FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
-WHERE e.is_present
+const LOAD: &str = with_head!("
 UNION ALL
 SELECT 1, w.place, m.server_version, m.deleted,
        CASE WHEN NOT m.deleted AND (w.unless_at IS NULL OR w.unless_at >= 0 AND m.server_version <> w.unless_at) THEN (
@@ -76,17 +86,12 @@ CROSS JOIN LATERAL (
     FROM sync.sync_source e
     WHERE e.user_id = $1 AND e.source_id = w.source_id AND e.forgotten_id > 0
     LIMIT 1
-) f";
+) f");
 
-/// The same for one row, one range of keys and one source, which is what most uploads want: looked up as they are, which
-/// takes a third of the plan.
-const LOAD_SINGLE: &str = "
-SELECT 0 AS kind, 1::int8 AS place, coalesce(s.last_server_id, 0) AS number,
-       NULL::bool AS deleted, NULL::text AS payload,
-       NULL::text AS op, NULL::text AS schema_name, NULL::text AS table_name, coalesce(s.epoch, e.epoch) AS pk_uuid,
-       NULL::int8 AS source_change_id
-FROM sync.sync_epoch e LEFT JOIN sync.user_stream s ON s.user_id = $1
-WHERE e.is_present
+/// The same for one row, one range of keys and one source, which is what most uploads want: looked up as they are, with
+/// no function to call and no join behind it.
+const LOAD_SINGLE: &str = with_head!(
+    "
 UNION ALL
 SELECT 1, 1, r.server_version, r.deleted,
        CASE WHEN NOT r.deleted AND ($5::int8 IS NULL OR $5 >= 0 AND r.server_version <> $5) THEN (
@@ -109,7 +114,8 @@ WHERE p.user_id = $1 AND p.source_id = $6 AND p.source_change_id BETWEEN $7 AND 
 UNION ALL
 SELECT 4, 1, f.forgotten_id, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM sync.sync_source f
-WHERE f.user_id = $1 AND f.source_id = $9 AND f.forgotten_id > 0";
+WHERE f.user_id = $1 AND f.source_id = $9 AND f.forgotten_id > 0"
+);
 
 /// Loads what is wanted.
 pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {

@@ -39,7 +39,7 @@ pub(crate) fn target(url: &str, options: &PostgresOptions) -> Result<PgConnectOp
 
 /// Every statement is a handful of look-ups by a whole key, whatever the arguments. So one plan is made per
 /// connection and kept, and it must not depend on how small the tables were at that time.
-fn settings(options: &PostgresOptions) -> [(&'static str, String); 10] {
+fn settings(options: &PostgresOptions) -> [(&'static str, String); 9] {
     let ms = options.statement_timeout.as_millis().to_string();
     [
         ("plan_cache_mode", "force_generic_plan".into()),
@@ -47,7 +47,6 @@ fn settings(options: &PostgresOptions) -> [(&'static str, String); 10] {
         // Without statistics, as behind a restored dump, a stream is taken for short: to collect what is left of it and
         // then to sort it looks cheaper than to read one page in the order of the key.
         ("enable_bitmapscan", "off".into()),
-        ("enable_sort", "off".into()),
         ("jit", "off".into()),
         ("default_transaction_isolation", "read committed".into()),
         ("statement_timeout", ms.clone()),

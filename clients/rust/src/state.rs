@@ -58,16 +58,21 @@ pub(crate) fn join_start(connection: &Connection) -> Result<Option<i64>, Error> 
 /// Gives the start a number that none has had: other clients of the file that are at it may not go on from where they
 /// are.
 pub(crate) fn number_start(connection: &Connection) -> Result<i64, Error> {
-    let number = get(connection, STARTS)?.unwrap_or(1) + 1;
+    let number = starts(connection)? + 1;
     set(connection, STARTS, number)?;
     set(connection, STARTING, number)?;
     Ok(number)
 }
 
+/// A device that started before they were counted has had one.
+fn starts(connection: &Connection) -> Result<i64, Error> {
+    Ok(get(connection, STARTS)?.unwrap_or(1))
+}
+
 /// How many starts there were, if the device has started: what is asked of the server then may only be settled if nobody
 /// has started over meanwhile.
 pub(crate) fn started(connection: &Connection) -> Result<i64, Error> {
-    if stands(connection)? { Ok(get(connection, STARTS)?.unwrap_or(1)) } else { Err(outrun()) }
+    if stands(connection)? { starts(connection) } else { Err(outrun()) }
 }
 
 /// Whether the device has started and knows where it stands.

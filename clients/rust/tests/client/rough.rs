@@ -1,11 +1,15 @@
 //! What apps do to a library: transactions left open, locks held, several processes, other users.
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use outrigger_client::transport::Response;
 use outrigger_client::{Client, Conflicts, Error, Event, Unsent};
 
-use crate::world::{Device, SCHEMA, Server, bare_config, config, conflicts, connect, contents, drained, pk, settle};
+use crate::world::{
+    Device, Link, SCHEMA, Server, bare_config, config, conflicts, connect, contents, drained, pk, settle,
+};
 
 fn insert(n: u32) -> String {
     format!("INSERT INTO users (id, name) VALUES ('{}', 'user {n}');", pk(n))
@@ -107,17 +111,13 @@ async fn an_answer_that_another_client_has_taken_is_passed_over() {
         if request.path == "/sync/upload" && std::mem::take(&mut is_first) {
             let (path, url) = (path.clone(), url.clone());
             let faster = async move {
-                let twin = Client::open(connect(&path, ""), config(crate::world::Link::new(&url), "phone")).unwrap();
+                let twin = Client::open(connect(&path, ""), config(Link::new(&url), "phone")).unwrap();
                 twin.sync_once().await.unwrap();
                 twin.with(|db| db.execute_batch("UPDATE users SET age = 2")).unwrap();
                 twin.sync_once().await.unwrap();
                 twin.with(|db| db.execute_batch("UPDATE users SET age = 3")).unwrap();
             };
-            std::thread::spawn(|| {
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(faster);
-            })
-            .join()
-            .unwrap();
+            on_a_thread(faster).join().unwrap();
         }
         real
     });
@@ -127,19 +127,10 @@ async fn an_answer_that_another_client_has_taken_is_passed_over() {
     assert_eq!(conflicts(&mut events), 0);
 }
 
-/// A second client of the phone's file does that on a thread of its own, to its end.
-fn twin_of(phone: &Device, server: &Server, edit: &'static str) -> impl FnMut() + Send + 'static {
-    let (path, url) = (phone.path.clone(), server.url.clone());
-    move || {
-        let (path, url) = (path.clone(), url.clone());
-        let twin = async move {
-            let twin = Client::open(connect(&path, ""), config(crate::world::Link::new(&url), "phone")).unwrap();
-            twin.with(|db| db.execute_batch(edit)).unwrap();
-            twin.sync_once().await.unwrap();
-        };
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        std::thread::spawn(move || runtime().block_on(twin)).join().unwrap();
-    }
+/// What another client does while this one waits for an answer.
+fn on_a_thread(what: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::spawn(move || runtime.block_on(what))
 }
 
 /// What a client that starts has fetched is no longer true when another one of the same file has started and gone on.
@@ -148,12 +139,17 @@ async fn rows_that_another_client_has_outrun_are_not_applied() {
     let server = Server::memory().await;
     let phone = server.device_with("phone", |config| config.conflicts(Conflicts::ServerWins));
     phone.execute(&insert(1));
-    let (mut events, mut outrun) = (phone.client.events(), Some(twin_of(&phone, &server, "UPDATE users SET age = 1")));
+    let (mut events, path, url) = (phone.client.events(), phone.path.clone(), server.url.clone());
+    let mut outrun = Some(async move {
+        let twin = Client::open(connect(&path, ""), config(Link::new(&url), "phone")).unwrap();
+        twin.with(|db| db.execute_batch("UPDATE users SET age = 1")).unwrap();
+        twin.sync_once().await.unwrap();
+    });
     phone.link.tamper(move |request, real| {
         if request.path.starts_with("/sync/snapshot")
-            && let Some(mut outrun) = outrun.take()
+            && let Some(outrun) = outrun.take()
         {
-            outrun();
+            on_a_thread(outrun).join().unwrap();
         }
         real
     });
@@ -174,10 +170,10 @@ async fn an_upload_that_a_start_has_missed_is_settled_again() {
     phone.execute(&insert(1));
     phone.sync().await;
     phone.execute("UPDATE users SET age = 1");
-    let ((fetched, is_fetched), (go_on, may_go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let ((fetched, is_fetched), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
     let (path, url, app) = (phone.path.clone(), server.url.clone(), phone.connection());
-    let start_over = move || {
-        let link = crate::world::Link::new(&url);
+    let mut start_over = Some(async move {
+        let link = Link::new(&url);
         link.tamper(move |request, real| {
             if request.path.starts_with("/sync/snapshot") {
                 fetched.send(()).unwrap();
@@ -185,30 +181,26 @@ async fn an_upload_that_a_start_has_missed_is_settled_again() {
             }
             real
         });
-        let twin = async {
-            let twin = Client::open(connect(&path, ""), config(link, "phone")).unwrap();
-            // As if the server had pruned what it has not read.
-            twin.with(|db| db.execute_batch("DELETE FROM _outrigger_state WHERE key = 'cursor'")).unwrap();
-            twin.sync_once().await.unwrap();
-        };
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(twin);
-    };
-    let (twin, mut start_over) = (std::sync::Arc::new(std::sync::Mutex::new(None)), Some(start_over));
-    let started = std::sync::Arc::clone(&twin);
+        let twin = Client::open(connect(&path, ""), config(link, "phone")).unwrap();
+        // As if the server had pruned what it has not read.
+        twin.with(|db| db.execute_batch("DELETE FROM _outrigger_state WHERE key = 'cursor'")).unwrap();
+        twin.sync_once().await.unwrap();
+    });
+    let (started, twin) = mpsc::channel();
     phone.link.tamper(move |request, real| {
         if request.path == "/sync/upload"
             && let Some(start_over) = start_over.take()
         {
             // Another change for the same push, behind the rows that the twin fetches.
             app.execute_batch("UPDATE users SET age = 2").unwrap();
-            *started.lock().unwrap() = Some(std::thread::spawn(start_over));
+            started.send(on_a_thread(start_over)).unwrap();
             is_fetched.recv().unwrap();
         }
         real
     });
     let done = phone.client.sync_once().await;
     go_on.send(()).unwrap();
-    twin.lock().unwrap().take().unwrap().join().unwrap();
+    twin.recv().unwrap().join().unwrap();
     assert!(matches!(done, Err(Error::Busy(_))), "{done:?}");
     let laptop = server.device("laptop");
     assert!(settle(&[&phone, &laptop]).await[0].contains("integer:2"));
@@ -357,7 +349,7 @@ async fn another_user_is_refused_until_the_first_one_is_signed_out() {
 async fn a_refreshed_token_of_another_user_is_refused_too() {
     let server = Server::memory().await;
     let tokens = std::sync::Arc::new(std::sync::Mutex::new(vec!["bob/phone", "alice/phone"]));
-    let link = crate::world::Link::new(&server.url);
+    let link = Link::new(&server.url);
     let given = tokens.clone();
     let token = move || {
         let token = given.lock().unwrap().pop().unwrap();

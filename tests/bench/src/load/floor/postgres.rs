@@ -17,7 +17,7 @@ const ROWS: &str = include_str!("rows.sql");
 /// Changes that are read in one run, about.
 const READ: u64 = 1_000_000;
 /// As the server's own sessions have it: plans that do not hang on how small a table was when they were made.
-const SESSION: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off";
+const SESSION: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off -c jit=off";
 
 /// The floor's tables in the database.
 pub(crate) struct PostgresFloor {
