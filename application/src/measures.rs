@@ -26,6 +26,8 @@ pub const CHANGES: &str = "outrigger_changes_total";
 pub const CHANGES_REPEATED: &str = "outrigger_changes_repeated_total";
 /// Commits that another upload of the same user had beaten; each is planned again.
 pub const CONTENTION: &str = "outrigger_commit_contention_total";
+/// Uploads that were written without a look at what is there, on the assumption that the devices are right; `held`.
+pub const ASSUMED: &str = "outrigger_commit_assumed_total";
 /// Where the streams end that were written to.
 pub const STREAM_LENGTH: &str = "outrigger_stream_length_changes";
 /// Time of a call of the store; `call`, `result`.
@@ -51,6 +53,7 @@ pub fn describe() {
     describe_counter!(CHANGES, "Changes that were decided, by outcome and reason.");
     describe_counter!(CHANGES_REPEATED, "Changes answered as applied without being written: most are retries.");
     describe_counter!(CONTENTION, "Commits that another upload of the same user had beaten.");
+    describe_counter!(ASSUMED, "Commits on the assumption that the devices are right, by whether it held.");
     describe_histogram!(STREAM_LENGTH, Unit::Count, "Where the streams end that were written to, in changes.");
     describe_histogram!(STORE_DURATION, Unit::Seconds, "Time of a call of the store, by call and result.");
     describe_counter!(PROJECTION_FAILURES, "Attempts to project a row that failed, by table.");
@@ -93,6 +96,11 @@ pub(crate) fn settled(answers: &[Result<Verdict, SyncError>], written: usize, he
 /// Counts a commit that another upload of the same user had beaten.
 pub(crate) fn beaten() {
     counter!(CONTENTION).increment(1);
+}
+
+/// Counts a commit on what was assumed.
+pub(crate) fn assumed(held: bool) {
+    counter!(ASSUMED, "held" => if held { "true" } else { "false" }).increment(1);
 }
 
 /// Counts what a step of retention has cleared.

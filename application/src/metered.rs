@@ -36,6 +36,10 @@ impl SyncStore for Metered {
         timed("load", self.0.load(user, wanted)).await
     }
 
+    fn assume(&self, user: &UserId, wanted: &Wanted) -> Option<Snapshot> {
+        self.0.assume(user, wanted)
+    }
+
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError> {
         timed("commit", self.0.commit(user, plan)).await
     }

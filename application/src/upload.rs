@@ -6,7 +6,7 @@ use std::time::Duration;
 use outrigger_domain::change::admit;
 use outrigger_domain::limits::UploadLimits;
 use outrigger_domain::plan::Verdict;
-use outrigger_domain::{Plan, Planner, RawChange, SourceId, Submission, Upload, UserId, Wanted};
+use outrigger_domain::{Plan, Planner, RawChange, Snapshot, SourceId, Submission, Upload, UserId, Wanted};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span, debug_span};
 
@@ -172,32 +172,18 @@ impl Inner {
     async fn write(&self, user: &UserId, uploads: &[&Upload]) -> Result<Vec<Answer>, StoreError> {
         let decidable = |upload: &&&Upload| upload.submissions.len() <= self.limits.changes_max;
         let mut wanted = Wanted::of(uploads.iter().filter(decidable).copied());
+        if let Some(answers) = self.write_assumed(user, uploads, &wanted).await? {
+            return Ok(answers);
+        }
         let mut backoff = BACKOFF_MIN;
-        let UploadPorts { store, clock, notifier } = &self.ports;
         for _ in 0..ATTEMPTS_MAX {
-            let mut planner = Planner::new(store.load(user, &wanted).await?, self.limits);
-            let answers: Vec<Answer> =
-                uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
+            let (answers, planner) = self.decide(self.ports.store.load(user, &wanted).await?, uploads);
             if planner.lacks_payloads() {
                 wanted.want_payloads();
                 continue;
             }
-            let plan = planner.finish(clock.now());
-            let (written, head) = (plan.log.len(), plan.next_head());
-            if plan.is_empty() {
-                measures::settled(&answers, written, head);
-                return Ok(answers);
-            }
-            let news = News { user: user.clone(), after: plan.head.seq, head, only: only_source(&plan) };
-            match store.commit(user, plan).await {
-                Ok(()) => {
-                    measures::settled(&answers, written, head);
-                    // Of what leaves no entry nobody else has to hear.
-                    if written > 0 {
-                        notifier.announce(news);
-                    }
-                    return Ok(answers);
-                }
+            match self.commit(user, planner.finish(self.ports.clock.now()), &answers).await {
+                Ok(()) => return Ok(answers),
                 Err(StoreError::Contention) => {
                     measures::beaten();
                     tokio::time::sleep(backoff.mul_f64(fastrand::f64())).await;
@@ -207,6 +193,54 @@ impl Inner {
             }
         }
         Err(StoreError::Contention)
+    }
+
+    /// Decides and writes without a look at what is there, where the store has reason to assume that the devices are
+    /// right. None, with nothing written, if that is not so.
+    async fn write_assumed(
+        &self,
+        user: &UserId,
+        uploads: &[&Upload],
+        wanted: &Wanted,
+    ) -> Result<Option<Vec<Answer>>, StoreError> {
+        let Some(assumed) = self.ports.store.assume(user, wanted) else { return Ok(None) };
+        let (answers, planner) = self.decide(assumed, uploads);
+        let plan = planner.finish(self.ports.clock.now());
+        let changes: usize = uploads.iter().map(|upload| upload.submissions.len()).sum();
+        // What is not applied was decided by what nobody has looked at, and the commit does not look at it either.
+        if plan.log.is_empty() || plan.log.len() < changes {
+            return Ok(None);
+        }
+        let answer = self.commit(user, plan, &answers).await;
+        measures::assumed(answer.is_ok());
+        match answer {
+            Ok(()) => Ok(Some(answers)),
+            Err(StoreError::Contention) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One answer for each upload, decided on top of those before.
+    fn decide(&self, snapshot: Snapshot, uploads: &[&Upload]) -> (Vec<Answer>, Planner) {
+        let mut planner = Planner::new(snapshot, self.limits);
+        let answers = uploads.iter().map(|upload| planner.decide(upload).map_err(SyncError::from)).collect();
+        (answers, planner)
+    }
+
+    /// Writes a plan, if there is anything to be written, and tells of it.
+    async fn commit(&self, user: &UserId, plan: Plan, answers: &[Answer]) -> Result<(), StoreError> {
+        let UploadPorts { store, notifier, .. } = &self.ports;
+        let (written, head) = (plan.log.len(), plan.next_head());
+        if !plan.is_empty() {
+            let news = News { user: user.clone(), after: plan.head.seq, head, only: only_source(&plan) };
+            store.commit(user, plan).await?;
+            // Of what leaves no entry nobody else has to hear.
+            if written > 0 {
+                notifier.announce(news);
+            }
+        }
+        measures::settled(answers, written, head);
+        Ok(())
     }
 }
 

@@ -35,6 +35,10 @@ pub struct Plan {
     /// What is to be remembered of changes that leave no entry, by their keys, each once. What is remembered under such a
     /// key is replaced.
     pub unlogged: Vec<((SourceId, SourceChangeId), Unlogged)>,
+    /// Whether the plan was made on what was [assumed](Snapshot::assumed). Then it may be written only if that is so:
+    /// beside the end of the stream and its epoch, the key of each entry must be new and above all that were forgotten,
+    /// and its row must be live at the version before, or never have been there if that is 0.
+    pub is_assumed: bool,
 }
 
 impl Plan {
@@ -141,7 +145,8 @@ impl Planner {
         };
         let mut unlogged: Vec<_> = self.unlogged.into_iter().filter(is_news).collect();
         unlogged.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Plan { head: self.snapshot.head, at, log: self.log, rows, unlogged }
+        let Snapshot { head, is_assumed, .. } = self.snapshot;
+        Plan { head, at, log: self.log, rows, unlogged, is_assumed }
     }
 
     fn head(&self) -> ServerSeq {

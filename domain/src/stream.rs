@@ -112,6 +112,47 @@ pub struct Snapshot {
     pub unlogged: HashMap<(SourceId, SourceChangeId), Unlogged>,
     /// The highest number of each wanted source that was forgotten, if any was.
     pub forgotten: HashMap<SourceId, SourceChangeId>,
+    /// Whether nobody has looked, and this is [assumed](Self::assumed).
+    pub is_assumed: bool,
+}
+
+impl Snapshot {
+    /// What there is if the devices are right: the stream ends at `head`, every row exists at the version that its change
+    /// names, or was never there if that is 0, and no change has come before. None if no row can be at such a version, or if
+    /// the rules look at more than that: at a row that is changed twice or referred to.
+    ///
+    /// What is decided on it holds only for changes that are applied, and only if [`Plan::is_assumed`](crate::Plan) is
+    /// heeded when they are written.
+    pub fn assumed(head: StreamHead, wanted: &Wanted) -> Option<Self> {
+        let mut rows = HashMap::new();
+        for WantedRow { key, payload } in &wanted.rows {
+            match *payload {
+                PayloadWanted::UnlessAt(RowVersion(0)) => {}
+                PayloadWanted::UnlessAt(version) if (1..i64::MAX).contains(&version.0) => {
+                    rows.insert(key.clone(), (version, RowState::Unloaded));
+                }
+                _ => return None,
+            }
+        }
+        Some(Self { head, rows, is_assumed: true, ..Self::default() })
+    }
+
+    /// Whether it would have been right to [assume](Self::assumed) this.
+    pub fn was_to_be_assumed(&self, head: StreamHead, wanted: &Wanted) -> bool {
+        let is_new = |(source, number): &(SourceId, SourceChangeId)| {
+            self.forgotten.get(source).is_none_or(|highest| number > highest)
+        };
+        let is_right = |row: &WantedRow| match (row.payload, self.rows.get(&row.key)) {
+            (PayloadWanted::UnlessAt(version), None) => version == RowVersion(0),
+            (PayloadWanted::UnlessAt(version), Some((at, state))) => version == *at && *state != RowState::Deleted,
+            (PayloadWanted::Always | PayloadWanted::Never, _) => false,
+        };
+        self.head == head
+            && self.logged.is_empty()
+            && self.unlogged.is_empty()
+            && wanted.keys.iter().all(is_new)
+            && wanted.rows.iter().all(is_right)
+    }
 }
 
 /// The state of a row that the server has seen.
@@ -247,4 +288,70 @@ pub struct StreamChange {
     pub source_change_id: SourceChangeId,
     /// When the server applied it, to the microsecond.
     pub at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u128) -> RowKey {
+        RowKey { table: TableName::parse(None, "notes").unwrap(), pk: Uuid::from_u128(n) }
+    }
+
+    fn wanted(rows: &[(u128, PayloadWanted)]) -> Wanted {
+        let source = SourceId::parse("phone").unwrap();
+        Wanted {
+            rows: rows.iter().map(|&(n, payload)| WantedRow { key: key(n), payload }).collect(),
+            keys: vec![(source.clone(), SourceChangeId(5))],
+            sources: vec![source],
+        }
+    }
+
+    #[test]
+    fn what_is_assumed_is_what_the_changes_name() {
+        let head = StreamHead { seq: ServerSeq(7), ..StreamHead::default() };
+        let at = |version| PayloadWanted::UnlessAt(RowVersion(version));
+        let plain = wanted(&[(1, at(0)), (2, at(3))]);
+        let assumed = Snapshot::assumed(head, &plain).unwrap();
+        assert!(assumed.is_assumed && assumed.head == head);
+        assert_eq!(assumed.rows, HashMap::from([(key(2), (RowVersion(3), RowState::Unloaded))]));
+        assert!(assumed.was_to_be_assumed(head, &plain));
+        for more in [PayloadWanted::Always, PayloadWanted::Never, at(-1), at(i64::MAX)] {
+            let more = wanted(&[(1, at(0)), (2, more)]);
+            assert_eq!(Snapshot::assumed(head, &more), None);
+            assert!(!Snapshot { head, ..Snapshot::default() }.was_to_be_assumed(head, &more));
+        }
+    }
+
+    #[test]
+    fn whatever_is_otherwise_was_not_to_be_assumed() {
+        let head = StreamHead { seq: ServerSeq(7), ..StreamHead::default() };
+        let at = |version| PayloadWanted::UnlessAt(RowVersion(version));
+        let wanted = wanted(&[(1, at(0)), (2, at(3))]);
+        let (name, source) = (wanted.keys[0].clone(), wanted.sources[0].clone());
+        let unlogged = Unlogged { op: OpKind::Insert, row: key(1), base: RowVersion(0), settled: Settled::Conflict };
+        let logged = Logged { op: OpKind::Delete, row: key(1), payload: None, version: RowVersion(2) };
+        let put = |n, version, state| (key(n), (RowVersion(version), state));
+        let changed = |change: &dyn Fn(&mut Snapshot)| {
+            let mut loaded = Snapshot { is_assumed: false, ..Snapshot::assumed(head, &wanted).unwrap() };
+            change(&mut loaded);
+            loaded.was_to_be_assumed(head, &wanted)
+        };
+        assert!(changed(&|_| ()));
+        assert!(changed(&|loaded| loaded.rows.extend([put(
+            2,
+            3,
+            RowState::Live(Payload::from_text("{}".into()).unwrap())
+        )])));
+        assert!(changed(&|loaded| loaded.forgotten.extend([(source.clone(), SourceChangeId(4))])));
+        assert!(!changed(&|loaded| loaded.forgotten.extend([(source.clone(), SourceChangeId(5))])));
+        assert!(!changed(&|loaded| loaded.head.seq = ServerSeq(8)));
+        assert!(!changed(&|loaded| loaded.head.epoch = Epoch(Uuid::from_u128(1))));
+        assert!(!changed(&|loaded| loaded.rows.extend([put(1, 1, RowState::Unloaded)])));
+        assert!(!changed(&|loaded| loaded.rows.extend([put(2, 4, RowState::Unloaded)])));
+        assert!(!changed(&|loaded| loaded.rows.extend([put(2, 3, RowState::Deleted)])));
+        assert!(!changed(&|loaded| loaded.rows.clear()));
+        assert!(!changed(&|loaded| loaded.logged.extend([(name.clone(), logged.clone())])));
+        assert!(!changed(&|loaded| loaded.unlogged.extend([(name.clone(), unlogged.clone())])));
+    }
 }

@@ -227,6 +227,7 @@ impl Store {
                 .filter_map(|key| Some((key.clone(), self.unlogged.get(key)?.clone())))
                 .collect(),
             forgotten: HashMap::new(),
+            is_assumed: false,
         }
     }
 

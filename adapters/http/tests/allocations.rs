@@ -79,6 +79,7 @@ fn a_change_that_is_taken_in_asks_for_memory_a_few_times() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let count = for_each(|changes| {
         let mut store = MockSyncStore::new();
+        store.expect_assume().returning(|_, _| None);
         store.expect_load().returning(|_, _| Ok(Snapshot::default()));
         store.expect_commit().returning(|_, _| Ok(()));
         let last = format!(r#"{{"source_change_id":{changes},"status":"applied","new_server_version":1}}]"#);

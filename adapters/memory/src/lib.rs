@@ -174,6 +174,7 @@ impl SyncStore for MemoryStore {
             logged: wanted.keys.iter().filter_map(logged).collect(),
             unlogged: wanted.keys.iter().filter_map(unlogged).collect(),
             forgotten: wanted.sources.iter().filter_map(forgotten).collect(),
+            is_assumed: false,
         })
     }
 

@@ -20,6 +20,7 @@ use crate::session;
 use crate::timestamp::TimestampTz;
 use sidecar::Sidecar;
 
+mod assumed;
 pub(crate) mod sidecar;
 mod unlogged;
 
@@ -224,5 +225,5 @@ fn statement<'q>(
             .bind(known)
             .bind(marks),
     };
-    unlogged::bind(statement, plan)
+    unlogged::bind(assumed::bind(statement, plan), plan)
 }

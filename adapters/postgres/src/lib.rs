@@ -1,7 +1,8 @@
 //! The store for production: streams in the schema `sync` of a Postgres database.
 //!
 //! Every call of the port is one statement, and with it one round trip and one snapshot: `load` and `page` see one
-//! moment, and `commit` is a single statement that is in force as a whole or not at all. No call opens a
+//! moment, and `commit` is a single statement that is in force as a whole or not at all. Most uploads are a commit alone, of
+//! what could be [assumed](assume). No call opens a
 //! transaction that could outlive it. Correctness rests on the compare-and-swap of `sync.user_stream`
 //! alone, whatever the isolation level of the server; the settings of the session only make it fast.
 //!
@@ -12,6 +13,7 @@
 //! [`PostgresOptions::session_settings`] has to be off unless it lets the start-up parameter `options` through.
 //! The same settings can then be given to the role: `ALTER ROLE … SET plan_cache_mode = force_generic_plan`.
 
+mod assume;
 mod commit;
 mod contacts;
 mod demo;
@@ -22,6 +24,7 @@ mod migrate;
 mod news;
 mod page;
 mod projection;
+mod ranges;
 mod retention;
 mod rows;
 mod session;
@@ -40,6 +43,7 @@ use outrigger_application::{ProjectionStore, StoreError, SyncStore, TableConfig}
 use outrigger_domain::window::{PageQuery, Slice};
 use outrigger_domain::{Kept, Plan, Reference, Snapshot, StreamHead, TableName, UserId, Wanted};
 
+use assume::Assumptions;
 pub use error::ConnectError;
 pub use examine::{Examined, examine};
 pub use news::PostgresNews;
@@ -121,6 +125,7 @@ pub struct PostgresStore {
     /// For commits that project.
     projecting: Sessions,
     projection: Arc<Projection>,
+    assumptions: Arc<Assumptions>,
     /// Where the database is.
     target: PgConnectOptions,
 }
@@ -139,6 +144,7 @@ impl PostgresStore {
             projecting: Sessions::projecting(&target, &options, uploads.max(1)),
             sessions: Sessions::new(target.clone(), &options, (options.max_connections - uploads).max(1)),
             projection: Arc::new(projection),
+            assumptions: Arc::default(),
             target,
         })
     }
@@ -158,11 +164,19 @@ impl PostgresStore {
 #[async_trait]
 impl SyncStore for PostgresStore {
     async fn load(&self, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
-        load::load(&self.sessions, user, wanted).await
+        let loaded = load::load(&self.sessions, user, wanted).await?;
+        self.assumptions.loaded(user, wanted, &loaded);
+        Ok(loaded)
+    }
+
+    fn assume(&self, user: &UserId, wanted: &Wanted) -> Option<Snapshot> {
+        self.assumptions.make(user, wanted)
     }
 
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError> {
-        commit::commit(self, user, &plan).await
+        let answer = commit::commit(self, user, &plan).await;
+        self.assumptions.committed(user, &plan, &answer);
+        answer
     }
 
     async fn page(&self, user: &UserId, query: &PageQuery) -> Result<Slice, StoreError> {

@@ -12,10 +12,8 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::error::{corrupt, from_sqlx};
+use crate::ranges::{Range, ranges};
 use crate::session::Sessions;
-use ranges::{Range, ranges};
-
-mod ranges;
 
 /// The end of the stream, and the names and types of the columns.
 macro_rules! with_head {
@@ -119,7 +117,8 @@ WHERE f.user_id = $1 AND f.source_id = $9 AND f.forgotten_id > 0"
 
 /// Loads what is wanted.
 pub(crate) async fn load(sessions: &Sessions, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError> {
-    let (rows, keys) = (&wanted.rows, ranges(wanted));
+    let keys = ranges(wanted.keys.iter().map(|(source, number)| (source, *number)));
+    let rows = &wanted.rows;
     let statement = match (rows.as_slice(), keys.as_slice(), wanted.sources.as_slice()) {
         ([row], [range], [source]) => sqlx::query(LOAD_SINGLE)
             .bind(user.as_str())

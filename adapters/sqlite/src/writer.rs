@@ -227,6 +227,7 @@ mod tests {
             log: Vec::new(),
             rows: Vec::new(),
             unlogged: Vec::new(),
+            is_assumed: false,
         };
         (UserId::parse("alice").unwrap(), plan)
     }

@@ -85,12 +85,21 @@ pub trait SyncStore: Send + Sync {
     /// A row or key that is not in the answer is unknown to the store. A user never heard of has an empty stream.
     async fn load(&self, user: &UserId, wanted: &Wanted) -> Result<Snapshot, StoreError>;
 
+    /// What [`load`](Self::load) is likely to answer, without asking the storage: a look that is saved. None if there is
+    /// no reason to assume that.
+    ///
+    /// A plan made on it is [marked](Plan::is_assumed), and to be committed only if it applies all changes.
+    fn assume(&self, _user: &UserId, _wanted: &Wanted) -> Option<Snapshot> {
+        None
+    }
+
     /// Writes the whole plan, or nothing.
     ///
     /// Needs a plan that is not [empty](Plan::is_empty), made of a snapshot of the same `user`.
     /// Fails with [`StoreError::Contention`], leaving no trace, if the stream no longer ends at the plan's head. So it is
     /// with a plan that has no entries, too: it leaves the end where it is, and of two such plans made on one
     /// end both are written, the second over the first. A stream that was clean is to be swept again after it.
+    /// A plan on what was [assumed](Self::assume) is contention too if that is not so.
     async fn commit(&self, user: &UserId, plan: Plan) -> Result<(), StoreError>;
 
     /// The first changes of the user's stream that match the query, and the stream's end as of the same moment.

@@ -21,6 +21,13 @@ fn user() -> UserId {
     UserId::parse("alice").unwrap()
 }
 
+/// A store that assumes nothing.
+fn mock() -> MockSyncStore {
+    let mut store = MockSyncStore::new();
+    store.expect_assume().returning(|_, _| None);
+    store
+}
+
 fn service(store: impl SyncStore + 'static) -> UploadService {
     telling(store, Hub::default())
 }
@@ -62,7 +69,7 @@ fn broken() -> StoreError {
 
 #[tokio::test]
 async fn an_upload_is_one_load_and_one_commit() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().once().returning(|_, _| Ok(at(7)));
     let expected = |user_id: &UserId, plan: &Plan| {
         *user_id == user() && plan.head.seq.0 == 7 && plan.log.len() == 2 && plan.at == Timestamp::UNIX_EPOCH
@@ -74,9 +81,77 @@ async fn an_upload_is_one_load_and_one_commit() {
     assert_eq!(verdict.decisions, vec![Decision::Applied { version: Some(RowVersion(1)) }; 2]);
 }
 
+/// A store that assumes that the stream ends at 7 and the devices are right.
+fn trusting() -> MockSyncStore {
+    let mut store = MockSyncStore::new();
+    let head = at(7).head;
+    store.expect_assume().once().returning(move |_, wanted| Snapshot::assumed(head, wanted));
+    store
+}
+
+#[tokio::test]
+async fn what_is_assumed_is_written_without_a_look() {
+    let mut store = trusting();
+    store.expect_load().never();
+    let expected = |_: &UserId, plan: &Plan| plan.is_assumed && plan.head.seq.0 == 7 && plan.log.len() == 2;
+    store.expect_commit().once().withf(expected).returning(|_, _| Ok(()));
+    let mut notifier = MockNotifier::new();
+    notifier.expect_announce().once().withf(|news| (news.after.0, news.head.0) == (7, 9)).return_const(());
+    let service = telling(store, notifier);
+    let verdict = service.upload(&user(), inserts(&service, [1, 2])).await.unwrap();
+    assert_eq!(verdict.head.seq.0, 9);
+    assert_eq!(verdict.decisions, vec![Decision::Applied { version: Some(RowVersion(1)) }; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wrong_to_assume_is_decided_anew_at_once() {
+    let mut store = trusting();
+    let mut sequence = Sequence::new();
+    let commit = |store: &mut MockSyncStore, sequence: &mut Sequence, is_assumed: bool| {
+        let expected = move |_: &UserId, plan: &Plan| plan.is_assumed == is_assumed;
+        let answer = move || if is_assumed { Err(StoreError::Contention) } else { Ok(()) };
+        store.expect_commit().once().withf(expected).in_sequence(sequence).returning(move |_, _| answer());
+    };
+    commit(&mut store, &mut sequence, true);
+    store.expect_load().once().in_sequence(&mut sequence).returning(|_, _| Ok(at(8)));
+    commit(&mut store, &mut sequence, false);
+    let (service, started) = (service(store), tokio::time::Instant::now());
+    let verdict = service.upload(&user(), inserts(&service, [1])).await.unwrap();
+    assert_eq!((verdict.head.seq.0, started.elapsed()), (9, Duration::ZERO));
+}
+
+/// A change that is not applied may be decided only by what is there: here it is a copy within one upload, one that is
+/// malformed, one that names another epoch, and none at all.
+#[tokio::test]
+async fn only_what_is_applied_as_a_whole_is_written_on_an_assumption() {
+    for kind in 0..4 {
+        let mut store = trusting();
+        store.expect_load().once().returning(|_, _| Ok(at(7)));
+        let expected = |_: &UserId, plan: &Plan| !plan.is_assumed;
+        store.expect_commit().times(usize::from(kind < 2)).withf(expected).returning(|_, _| Ok(()));
+        let service = service(store);
+        let upload = match kind {
+            0 => Upload { submissions: inserts(&service, [1, 1]).submissions, ..inserts(&service, []) },
+            1 => inserts(&service, [1, 0]),
+            2 => Upload { epoch: Some(Epoch(uuid::Uuid::from_u128(1))), ..inserts(&service, [1]) },
+            _ => inserts(&service, []),
+        };
+        assert_eq!(service.upload(&user(), upload).await.is_ok(), kind != 2, "kind {kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_not_taken_for_a_wrong_assumption() {
+    let mut store = trusting();
+    store.expect_load().never();
+    store.expect_commit().once().returning(|_, _| Err(StoreError::Unavailable("down".into())));
+    let service = service(store);
+    service.upload(&user(), inserts(&service, [1])).await.unwrap_err();
+}
+
 #[tokio::test]
 async fn an_upload_that_names_another_epoch_is_refused_and_the_next_is_not() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().times(2).returning(|_, _| Ok(at(7)));
     store.expect_commit().once().returning(|_, _| Ok(()));
     let service = service(store);
@@ -88,7 +163,7 @@ async fn an_upload_that_names_another_epoch_is_refused_and_the_next_is_not() {
 
 #[tokio::test]
 async fn a_commit_is_announced_and_nothing_else_is() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().returning(|_, _| Ok(at(7)));
     let mut answers = vec![Ok(()), Err(StoreError::Unavailable("down".into()))].into_iter();
     store.expect_commit().times(2).returning(move |_, _| answers.next().unwrap());
@@ -105,7 +180,7 @@ async fn a_commit_is_announced_and_nothing_else_is() {
 #[tokio::test]
 async fn a_conflict_is_written_once_and_announced_to_nobody() {
     let service = |known: bool, commits: usize| {
-        let mut store = MockSyncStore::new();
+        let mut store = mock();
         store.expect_load().once().returning(move |_, wanted| {
             let row = wanted.rows[0].key.clone();
             let unlogged =
@@ -131,7 +206,7 @@ async fn a_conflict_is_written_once_and_announced_to_nobody() {
 
 #[tokio::test]
 async fn nothing_to_write_is_not_committed() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().once().returning(|_, _| Ok(at(7)));
     store.expect_commit().never();
     let service = service(store);
@@ -141,7 +216,7 @@ async fn nothing_to_write_is_not_committed() {
 
 #[tokio::test]
 async fn an_oversized_upload_asks_for_no_row() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().once().withf(|_, wanted| *wanted == Wanted::default()).returning(|_, _| Ok(at(7)));
     store.expect_commit().never();
     let service = service(store);
@@ -153,7 +228,7 @@ async fn an_oversized_upload_asks_for_no_row() {
 
 #[tokio::test(start_paused = true)]
 async fn contention_is_planned_anew_on_what_is_there_now() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     let mut sequence = Sequence::new();
     for seq in [7, 8] {
         store.expect_load().once().in_sequence(&mut sequence).returning(move |_, _| Ok(at(seq)));
@@ -168,7 +243,7 @@ async fn contention_is_planned_anew_on_what_is_there_now() {
 
 #[tokio::test(start_paused = true)]
 async fn contention_has_a_bound() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().times(ATTEMPTS_MAX as usize).returning(|_, _| Ok(at(7)));
     store.expect_commit().times(ATTEMPTS_MAX as usize).returning(|_, _| Err(StoreError::Contention));
     let service = service(store);
@@ -178,7 +253,7 @@ async fn contention_has_a_bound() {
 
 #[tokio::test]
 async fn an_error_is_not_retried() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     store.expect_load().times(2).returning(|_, _| Ok(at(7)));
     store.expect_commit().times(2).returning(|_, _| Err(StoreError::Unavailable("down".into())));
     let service = service(store);
@@ -293,7 +368,7 @@ async fn an_upload_that_breaks_the_store_fails_alone() {
 
 #[tokio::test]
 async fn a_panic_in_the_store_leaves_the_lane_open() {
-    let mut store = MockSyncStore::new();
+    let mut store = mock();
     let mut sequence = Sequence::new();
     store.expect_load().once().in_sequence(&mut sequence).returning(|_, _| panic!("a planted defect"));
     store.expect_load().once().in_sequence(&mut sequence).returning(|_, _| Ok(at(0)));

@@ -94,6 +94,7 @@ fn errors() -> [(MakeError, u16, &'static str); 4] {
 async fn an_error_of_the_store_keeps_its_cause_to_itself() {
     for (error, expected, code) in errors() {
         let mut store = MockSyncStore::new();
+        store.expect_assume().returning(|_, _| None);
         store.expect_load().returning(move |_, _| Err(error()));
         store.expect_page().returning(move |_, _| Err(error()));
         let server = Setup::on(store).start().await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_domain::{Plan, ServerSeq};
 
-use super::unlogged;
+use super::{assumed, unlogged};
 
 /// One statement that is its own transaction: a caller that goes away leaves nothing open.
 ///
@@ -25,7 +25,8 @@ use super::unlogged;
 const TURN: &str = "
 WITH moved AS (
     UPDATE sync.user_stream SET last_server_id = $3, clean_at = NULL
-    WHERE user_id = $1 AND last_server_id = $2
+    WHERE user_id = $1 AND last_server_id = $2";
+const TAKEN: &str = "
     RETURNING 1
 )";
 /// The turn of a user's first commit.
@@ -115,6 +116,8 @@ pub(crate) struct Sidecar {
     has_unlogged: bool,
     /// There is one entry, whose parameters are no arrays.
     pub(crate) is_single: bool,
+    /// Nobody has looked at what the plan was made on.
+    is_assumed: bool,
 }
 
 impl Sidecar {
@@ -126,12 +129,15 @@ impl Sidecar {
             has_known: plan.rows.iter().any(|row| row.known),
             has_unlogged: !plan.unlogged.is_empty(),
             is_single: plan.log.len() == 1,
+            is_assumed: plan.is_assumed,
         }
     }
 
     /// All that is written, without an end.
     pub(super) fn writes(self) -> String {
         let mut text = TURN.to_owned();
+        text += &if self.is_assumed { assumed::conditions(self) } else { String::new() };
+        text += TAKEN;
         text += if self.is_born { BORN } else { MOVED };
         text += if self.is_single { ENTRY } else { ENTRIES };
         text += LOGGED;
@@ -143,7 +149,11 @@ impl Sidecar {
 
     /// The number of the first parameter behind those of what is written.
     pub(crate) fn next_parameter(self) -> usize {
-        NEXT_PARAMETER + if self.has_unlogged { unlogged::PARAMETERS } else { 0 }
+        match self {
+            Self { is_assumed: true, .. } => NEXT_PARAMETER + assumed::parameters(self),
+            Self { has_unlogged: true, .. } => NEXT_PARAMETER + unlogged::PARAMETERS,
+            _ => NEXT_PARAMETER,
+        }
     }
 
     /// What ends the statement: a row that says whether it was this commit's turn.
@@ -154,8 +164,9 @@ impl Sidecar {
 
     /// The statement that writes the sidecar alone.
     pub(super) fn text(self) -> Arc<str> {
-        static TEXTS: [OnceLock<Arc<str>>; 32] = [const { OnceLock::new() }; 32];
-        let bits = [self.is_born, self.has_new, self.has_known, self.has_unlogged, self.is_single];
+        static TEXTS: [OnceLock<Arc<str>>; 64] = [const { OnceLock::new() }; 64];
+        let Self { is_born, has_new, has_known, has_unlogged, is_single, is_assumed } = self;
+        let bits = [is_born, has_new, has_known, has_unlogged, is_single, is_assumed];
         let place = bits.into_iter().fold(0, |place, bit| place * 2 + usize::from(bit));
         Arc::clone(TEXTS[place].get_or_init(|| format!("{}{}", self.writes(), self.answer()).into()))
     }

@@ -1,5 +1,6 @@
 //! What only the Postgres store can get wrong. The contract that all stores share is tested by their common suite.
 
+mod assumed;
 mod business;
 mod cancellation;
 mod commit;

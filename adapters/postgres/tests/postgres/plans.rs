@@ -11,6 +11,7 @@ use outrigger_domain::{Op, ServerSeq, SourceId, UserId};
 use outrigger_postgres::{PostgresOptions, PostgresStore};
 use uuid::Uuid;
 
+use crate::assumed::assumed;
 use crate::support::{Fixture, apply, change, insert, payload, row as key, user};
 
 /// Many users with one row each, and one with twenty thousand: the planner takes every user for a small one.
@@ -56,6 +57,14 @@ async fn use_store(store: &PostgresStore, user: &UserId, first: i64) {
     apply(store, user, "phone", changes).await.unwrap();
     apply(store, user, "phone", [insert(first + 4, row + 2)]).await.unwrap();
     apply(store, user, "phone", [change(first + 5, row + 2, 1, Op::Update(payload("{}")))]).await.unwrap();
+    let on_assumptions = [
+        vec![insert(first + 6, row + 3)],
+        vec![change(first + 7, row + 3, 1, Op::Update(payload("{}")))],
+        vec![insert(first + 8, row + 4), change(first + 9, row + 3, 2, Op::Delete)],
+    ];
+    for changes in on_assumptions {
+        store.commit(user, assumed(store, user, changes)).await.unwrap();
+    }
     let query = PageQuery { after: ServerSeq(0), until: None, limit: 10, schema: None, exclude: None, epoch: None };
     store.page(user, &query).await.unwrap();
     store.head(user).await.unwrap();

@@ -89,6 +89,7 @@ pub(crate) fn plan(head: i64, rows: impl IntoIterator<Item = (u128, i64)>) -> Pl
         rows: rows.collect(),
         log,
         unlogged: Vec::new(),
+        is_assumed: false,
     }
 }
 
