@@ -1,8 +1,8 @@
 //! The store for production: streams in the schema `sync` of a Postgres database.
 //!
 //! Every call of the port is one statement, and with it one round trip and one snapshot: `load` and `page` see one
-//! moment, and `commit` is a single statement that is in force as a whole or not at all. Most uploads are a commit alone, of
-//! what could be [assumed](assume). No call opens a
+//! moment, and `commit` is a single statement that is in force as a whole or not at all. Most uploads are a commit alone,
+//! made on what [`assume`](SyncStore::assume) takes for likely and checked as it is written. No call opens a
 //! transaction that could outlive it. Correctness rests on the compare-and-swap of `sync.user_stream`
 //! alone, whatever the isolation level of the server; the settings of the session only make it fast.
 //!
