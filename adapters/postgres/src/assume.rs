@@ -7,7 +7,7 @@
 //! would be right again.
 
 use outrigger_application::StoreError;
-use outrigger_domain::{Plan, Snapshot, StreamHead, UserId, Wanted};
+use outrigger_domain::{Plan, ServerSeq, Snapshot, StreamHead, UserId, Wanted};
 use quick_cache::sync::Cache;
 
 /// Users that are kept in mind, at the most.
@@ -41,7 +41,9 @@ impl Assumptions {
     /// What to assume, if anything.
     pub(crate) fn make(&self, user: &UserId, wanted: &Wanted) -> Option<Snapshot> {
         let known = self.users.get(user).filter(|known| known.doubt == 0)?;
-        Snapshot::assumed(known.head, wanted)
+        // Where a stream has no row yet, there is none for the commit to put its conditions on.
+        let has_begun = known.head.seq > ServerSeq(0);
+        has_begun.then(|| Snapshot::assumed(known.head, wanted))?
     }
 
     /// A look has shown this.
@@ -77,7 +79,7 @@ mod tests {
     use std::collections::HashMap;
 
     use jiff::Timestamp;
-    use outrigger_domain::{Epoch, ServerSeq};
+    use outrigger_domain::Epoch;
 
     use super::*;
 
@@ -155,6 +157,13 @@ mod tests {
         assert_eq!(node.assumed(), None);
         node.look();
         assert_eq!(node.assumed(), Some(node.head()));
+    }
+
+    #[test]
+    fn nothing_is_assumed_of_a_stream_that_has_not_begun() {
+        let node = Node { end: 0, ..node() };
+        node.commit(false, Ok(()));
+        assert_eq!(node.assumed(), None);
     }
 
     #[test]
