@@ -211,13 +211,13 @@ impl Inner {
         if plan.log.is_empty() || plan.log.len() < changes {
             return Ok(None);
         }
-        let answer = self.commit(user, plan, &answers).await;
-        measures::assumed(answer.is_ok());
-        match answer {
-            Ok(()) => Ok(Some(answers)),
-            Err(StoreError::Contention) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let held = match self.commit(user, plan, &answers).await {
+            Ok(()) => true,
+            Err(StoreError::Contention) => false,
+            Err(error) => return Err(error),
+        };
+        measures::assumed(held);
+        Ok(held.then_some(answers))
     }
 
     /// One answer for each upload, decided on top of those before.

@@ -125,20 +125,16 @@ async fn what_is_anothers_does_not_matter() {
 /// waited for another.
 #[tokio::test]
 async fn one_that_waited_for_another_sees_that_it_has_lost() {
+    let others = [
+        "UPDATE sync.user_stream SET last_server_id = last_server_id + 1",
+        "UPDATE sync.user_stream SET epoch = gen_random_uuid()",
+    ];
     for changes in uploads() {
-        let (fixture, alice) = (fixture().await, user("alice"));
-        let planned = assumed(&fixture.store, &alice, changes);
-        let mut sql = fixture.sql().await;
-        let mut other = sqlx::Connection::begin(&mut sql).await.unwrap();
-        let moved = "UPDATE sync.user_stream SET last_server_id = last_server_id + 1";
-        sqlx::query(moved).execute(&mut *other).await.unwrap();
-        let store = fixture.store.clone();
-        let commit = tokio::spawn(async move { store.commit(&user("alice"), planned).await });
-        fixture.wait_until_blocked().await;
-        other.commit().await.unwrap();
-        let before = fixture.contents().await;
-        assert!(matches!(commit.await.unwrap(), Err(StoreError::Contention)));
-        assert_eq!(fixture.contents().await, before);
+        for other in others {
+            let fixture = fixture().await;
+            let planned = assumed(&fixture.store, &user("alice"), changes.clone());
+            fixture.loses_to(planned, other).await;
+        }
     }
 }
 

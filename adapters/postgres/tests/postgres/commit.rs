@@ -32,18 +32,7 @@ async fn a_commit_that_waited_for_another_sees_that_it_has_lost() {
     let alice = user("alice");
     apply(&fixture.store, &alice, "phone", [insert(1, 1)]).await.unwrap();
     let (waiting, _) = plan(&fixture.store, &alice, &upload_of("laptop", [insert(1, 2)])).await;
-
-    let mut sql = fixture.sql().await;
-    let mut other = sql.begin().await.unwrap();
-    sqlx::query("UPDATE sync.user_stream SET last_server_id = 2").execute(&mut *other).await.unwrap();
-    let store = fixture.store.clone();
-    let commit = tokio::spawn(async move { store.commit(&user("alice"), waiting).await });
-    fixture.wait_until_blocked().await;
-    other.commit().await.unwrap();
-
-    let before = fixture.contents().await;
-    assert!(matches!(commit.await.unwrap(), Err(StoreError::Contention)));
-    assert_eq!(fixture.contents().await, before);
+    fixture.loses_to(waiting, "UPDATE sync.user_stream SET last_server_id = 2").await;
 }
 
 #[tokio::test]

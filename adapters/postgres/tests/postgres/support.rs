@@ -44,6 +44,22 @@ impl Fixture {
         wait_until_blocked(&mut self.sql().await).await;
     }
 
+    /// Commits a plan of alice's that has to wait for `other`, a statement of somebody else, and has lost when that is over:
+    /// contention, and no trace of it.
+    pub(crate) async fn loses_to(&self, waiting: Plan, other: &'static str) {
+        let mut sql = self.sql().await;
+        let mut tx = sql.begin().await.unwrap();
+        sqlx::query(other).execute(&mut *tx).await.unwrap();
+        let store = self.store.clone();
+        let commit = tokio::spawn(async move { store.commit(&user("alice"), waiting).await });
+        self.wait_until_blocked().await;
+        tx.commit().await.unwrap();
+        let before = self.contents().await;
+        let answer = commit.await.unwrap();
+        assert!(matches!(answer, Err(StoreError::Contention)), "after {other}: {answer:?}");
+        assert_eq!(self.contents().await, before, "after {other}");
+    }
+
     /// All that the sidecar holds, as text.
     pub(crate) async fn contents(&self) -> Vec<String> {
         let sql = "SELECT 'stream ' || to_json(t) FROM sync.user_stream t
