@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use outrigger_testkit::postgres_database;
 use serde_json::json;
 
 use crate::server::{SECRET, Server, command};
@@ -94,6 +95,22 @@ async fn rows_that_cannot_be_projected_are_counted_by_table() {
     }
     let page = Page::of(&server.url).await;
     assert_eq!(page.sum("outrigger_projection_failures_total", &[r#"table="public.users""#]), 1.0, "{}", page.text);
+}
+
+/// On Postgres the second upload of a user is written without a look. Sent again it is assumed to be new, which is no
+/// contention.
+#[tokio::test]
+async fn what_was_assumed_is_counted_by_whether_it_held() {
+    let (folder, database) = (tempfile::tempdir().unwrap(), postgres_database().await);
+    let server = Server::start(folder.path(), &[("DATABASE_URL", database.url())]);
+    let device = server.sign_in("alice", "phone").await;
+    for (id, held) in [(1, [0.0, 0.0]), (2, [1.0, 0.0]), (2, [1.0, 1.0])] {
+        assert_eq!(device.insert(id).await.unwrap()["status"], "applied");
+        let page = Page::of(&server.url).await;
+        let count = |held| page.sum("outrigger_commit_assumed_total", &[held]);
+        assert_eq!([count(r#"held="true""#), count(r#"held="false""#)], held, "after {id}\n{}", page.text);
+        assert_eq!(page.sum("outrigger_commit_contention_total", &[]), 0.0);
+    }
 }
 
 #[tokio::test]
