@@ -17,6 +17,8 @@ const DIVISION_BY_ZERO: &str = "22012";
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// By the statement timeout, or by an operator.
 const QUERY_CANCELED: &str = "57014";
+const CANNOT_CONNECT_NOW: &str = "57P03";
+const TOO_MANY_CONNECTIONS: &str = "53300";
 /// `read_only_sql_transaction`: the connection leads to a server that was a primary once and is none now.
 const READ_ONLY: &str = "25006";
 
@@ -145,6 +147,15 @@ pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
 pub(crate) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     code.is_some_and(|code| code != READ_ONLY && !code.starts_with("57P") && !code.starts_with("08"))
+}
+
+/// Whether the database cannot be reached because it is starting, or full for the moment.
+pub(crate) fn is_starting(error: &sqlx::Error) -> bool {
+    if let sqlx::Error::Io(error) = error {
+        return error.kind() == std::io::ErrorKind::ConnectionRefused;
+    }
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == CANNOT_CONNECT_NOW || code == TOO_MANY_CONNECTIONS)
 }
 
 /// Whether the session is over, and not only its statement. Told by the severity: any trigger may raise any SQLSTATE.

@@ -23,6 +23,7 @@ mod load;
 mod migrate;
 mod news;
 mod page;
+mod pool;
 mod projection;
 mod ranges;
 mod retention;

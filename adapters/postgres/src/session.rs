@@ -1,22 +1,17 @@
-//! Connections: how they are opened, lent out for one statement, and given up.
+//! Sessions: how they are set up, and what runs in one.
 
 use std::io;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Postgres};
 use tracing::{Instrument, debug_span};
 
 use crate::PostgresOptions;
 use crate::error::{self, ConnectError};
+use crate::pool::{Lease, Pool};
 
-/// A connection that was idle for longer is tested before it is lent out, so that those that a restart of the database
-/// has cut, or a firewall silently dropped, do not fail a request. It bounds how long after the database's return a quiet
-/// server may still fail. Testing every time would cost every call a round trip; busy connections are never idle for so
-/// long.
-const TEST_AFTER_IDLE: Duration = Duration::from_secs(2);
 /// What a call waits for an answer beyond the time in which the server must have cancelled it: then the network
 /// or the server is gone without a word.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
@@ -89,7 +84,7 @@ pub struct PoolUse {
 /// The store's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
-    pool: PgPool,
+    pool: Pool,
     answer_timeout: Duration,
     /// What begins the transaction of a statement, where the sessions themselves have no bounds.
     bounded: Option<String>,
@@ -98,19 +93,7 @@ pub(crate) struct Sessions {
 impl Sessions {
     /// Opens connections to the target when they are needed.
     pub(crate) fn new(target: PgConnectOptions, options: &PostgresOptions, connections: u32) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(options.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(|connection, idle| {
-                Box::pin(async move {
-                    if idle.idle_for > TEST_AFTER_IDLE {
-                        connection.ping().await?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_lazy_with(target);
+        let pool = Pool::new(target, connections, options.acquire_timeout);
         Self { pool, answer_timeout: options.statement_timeout + ANSWER_GRACE, bounded: None }
     }
 
@@ -136,8 +119,8 @@ impl Sessions {
     }
 
     async fn run(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
-        let answer = self.answer(&mut lease.connection, statement);
+        let mut lease = self.pool.lend().await?;
+        let answer = self.answer(lease.connection(), statement);
         let answer = tokio::time::timeout(self.answer_timeout, answer).await.unwrap_or_else(|_| Err(timed_out()));
         lease.reusable = answer.as_ref().err().is_none_or(error::leaves_connection_usable);
         answer
@@ -163,18 +146,17 @@ impl Sessions {
 
     /// Opens a transaction. Dropped before its end it closes its connection, whatever that was doing.
     pub(crate) async fn begin(&self) -> Result<Open, sqlx::Error> {
-        let mut lease = Lease { connection: self.pool.acquire().await?, reusable: false };
-        sqlx::raw_sql(BEGIN).execute(&mut *lease.connection).await?;
+        let mut lease = self.pool.lend().await?;
+        sqlx::raw_sql(BEGIN).execute(lease.connection()).await?;
         Ok(Open { lease })
     }
 
     /// What the pool has open now.
     pub(crate) fn in_use(&self) -> PoolUse {
-        let (open, idle) = (self.pool.size() as usize, self.pool.num_idle());
-        PoolUse { idle, busy: open.saturating_sub(idle), max: self.pool.options().get_max_connections() as usize }
+        self.pool.in_use()
     }
 
-    /// Closes all connections.
+    /// Closes all connections, waiting for the calls that are under way. Later ones fail.
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
@@ -188,7 +170,7 @@ pub(crate) struct Open {
 impl Open {
     /// The connection, inside the transaction.
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.lease.connection
+        self.lease.connection()
     }
 
     /// Makes it last.
@@ -202,27 +184,9 @@ impl Open {
     }
 
     async fn end(mut self, how: &'static str) -> Result<(), sqlx::Error> {
-        let ended = sqlx::raw_sql(how).execute(&mut *self.lease.connection).await.map(drop);
+        let ended = sqlx::raw_sql(how).execute(self.lease.connection()).await.map(drop);
         self.lease.reusable = ended.as_ref().err().is_none_or(error::leaves_connection_usable);
         ended
-    }
-}
-
-/// A connection lent out for one call. It goes back to the pool only when the call has ended in order.
-///
-/// A call that was dropped or went unanswered leaves the connection in the middle of a statement. Returned, it
-/// would keep its place in the pool until the statement ends, or for good if the network is gone; closed, it
-/// costs one new connection. The server rolls back or finishes what it was doing on its own.
-struct Lease {
-    connection: PoolConnection<Postgres>,
-    reusable: bool,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if !self.reusable {
-            self.connection.close_on_drop();
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod assumed;
 mod business;
 mod cancellation;
 mod commit;
+mod connections;
 mod migrations;
 mod news;
 mod outages;
