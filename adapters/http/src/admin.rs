@@ -1,5 +1,6 @@
 //! `GET /admin/users`, `GET /admin/devices`, `GET /admin/users/{user}/export` and `DELETE /admin/users/{user}`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -168,7 +169,7 @@ impl From<Erased> for EraseResponse {
     ),
 )]
 pub(crate) async fn users(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Administrator,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
@@ -197,7 +198,7 @@ pub(crate) async fn users(
     ),
 )]
 pub(crate) async fn devices(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Administrator,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
@@ -234,7 +235,7 @@ pub(crate) async fn devices(
     ),
 )]
 pub(crate) async fn export_user(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Administrator,
     Path(user): Path<String>,
 ) -> Result<Response, ApiError> {
@@ -272,7 +273,7 @@ pub(crate) async fn export_user(
     ),
 )]
 pub(crate) async fn delete_user(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Administrator,
     Path(user): Path<String>,
 ) -> Result<Response, ApiError> {

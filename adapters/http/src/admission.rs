@@ -66,10 +66,10 @@ pub(crate) async fn admit(State(admission): State<Admission>, mut request: Reque
 /// Counts a request against its address that needs no credentials.
 pub(crate) struct Anonymous;
 
-impl FromRequestParts<Api> for Anonymous {
+impl FromRequestParts<Arc<Api>> for Anonymous {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         let Ok(Client(address)) = Client::from_request_parts(parts, api).await;
         api.admission.limiter.address(address).map(|()| Self)
     }

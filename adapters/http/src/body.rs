@@ -1,5 +1,7 @@
 //! Bodies: JSON in, within the limit, and JSON out.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE};
@@ -20,10 +22,10 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// The text of a request's body that calls itself JSON.
 pub(crate) struct JsonText(pub(crate) String);
 
-impl FromRequest<Api> for JsonText {
+impl FromRequest<Arc<Api>> for JsonText {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             let message = "the body must be JSON: send the header Content-Type: application/json";
             return Err(ApiError::client(ErrorKind::UnsupportedMediaType, message));
@@ -38,10 +40,10 @@ impl FromRequest<Api> for JsonText {
 /// The text of a request's body that calls itself JSON, or no body at all.
 pub(crate) struct OptionalJson(pub(crate) Option<String>);
 
-impl FromRequest<Api> for OptionalJson {
+impl FromRequest<Arc<Api>> for OptionalJson {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let bytes = read(&parts.headers, body, api.body_bytes_max).await?;
         if bytes.is_empty() {

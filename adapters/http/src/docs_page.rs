@@ -1,5 +1,7 @@
 //! `GET /`: what this server is and how to talk to it, on one page that needs nothing from the internet.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, HOST, VARY};
 use axum::http::uri::Authority;
@@ -16,7 +18,7 @@ const TOKEN_WALK: &str = include_str!("docs_page_token.html");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The page; its commands name the address that the reader came by.
-pub(crate) async fn docs_page(State(api): State<Api>, request: Request) -> Response {
+pub(crate) async fn docs_page(State(api): State<Arc<Api>>, request: Request) -> Response {
     let walk = if api.demo.is_some() { DEMO_WALK } else { TOKEN_WALK };
     let page = PAGE
         .replace("{{walk}}", walk)

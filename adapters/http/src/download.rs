@@ -1,5 +1,6 @@
 //! `GET /sync/download`
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -72,7 +73,7 @@ struct DownloadParams {
     ),
 )]
 pub(crate) async fn download(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Authenticated(caller): Authenticated,
     place: Place,
     Query(pairs): Query<Vec<(String, String)>>,

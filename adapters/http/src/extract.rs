@@ -1,5 +1,7 @@
 //! Who is asking, as an argument of a handler.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -16,10 +18,10 @@ pub(crate) const SOURCE_ID: HeaderName = HeaderName::from_static("outrigger-sour
 /// The device that the request's credentials speak for.
 pub(crate) struct Authenticated(pub(crate) Caller);
 
-impl FromRequestParts<Api> for Authenticated {
+impl FromRequestParts<Arc<Api>> for Authenticated {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         let limiter = &api.admission.limiter;
         let caller = match authenticate(parts, api).await {
             Ok(caller) => caller,
@@ -40,10 +42,10 @@ impl FromRequestParts<Api> for Authenticated {
 /// An administrator: a device whose credentials say so besides.
 pub(crate) struct Administrator;
 
-impl FromRequestParts<Api> for Administrator {
+impl FromRequestParts<Arc<Api>> for Administrator {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
         if caller.is_admin { Ok(Self) } else { Err(not_an_administrator()) }
     }
@@ -54,7 +56,7 @@ pub(crate) fn not_an_administrator() -> ApiError {
     ApiError::client(ErrorKind::Forbidden, "this is for administrators: the token does not say that it is one's")
 }
 
-async fn authenticate(parts: &Parts, api: &Api) -> Result<Caller, ApiError> {
+async fn authenticate(parts: &Parts, api: &Arc<Api>) -> Result<Caller, ApiError> {
     let Some(authorization) = single(&parts.headers, &AUTHORIZATION)? else {
         return Err(refused("send the header Authorization: Bearer <token>"));
     };
@@ -68,10 +70,10 @@ pub(crate) struct Uploading {
     pub(crate) slot: Slot,
 }
 
-impl FromRequestParts<Api> for Uploading {
+impl FromRequestParts<Arc<Api>> for Uploading {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
         let Authenticated(caller) = Authenticated::from_request_parts(parts, api).await?;
         let slot = api.admission.limiter.upload(&caller.user)?;
         Ok(Self { caller, slot })

@@ -1,5 +1,7 @@
 //! `GET /admin/materialize-failures` and `POST /admin/materialize-failures/retry`
 
+use std::sync::Arc;
+
 use axum::extract::{Query, State};
 use axum::response::Response;
 use jiff::Timestamp;
@@ -143,7 +145,7 @@ pub(crate) struct RetryResponse<'a> {
     ),
 )]
 pub(crate) async fn list(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Authenticated(caller): Authenticated,
     Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
@@ -177,7 +179,7 @@ pub(crate) async fn list(
     ),
 )]
 pub(crate) async fn retry(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Authenticated(caller): Authenticated,
     Query(pairs): Query<Vec<(String, String)>>,
     OptionalJson(text): OptionalJson,

@@ -95,7 +95,7 @@ impl Readiness {
         ReadyErrors
     ),
 )]
-pub(crate) async fn ready(State(api): State<Api>) -> Result<Response, ApiError> {
+pub(crate) async fn ready(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     api.readiness.check().await?;
     Ok(json(&Status { status: "ready" }, 32))
 }

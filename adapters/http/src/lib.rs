@@ -69,7 +69,7 @@ pub use pace::Pace;
 pub use serve::{Serving, Stopped, serve};
 pub use tls::{Tls, TlsError};
 
-/// All that the endpoints stand on. Cheap to clone.
+/// All that the endpoints stand on.
 #[derive(Clone)]
 pub struct Api {
     /// Behind `POST /sync/upload`.
@@ -137,7 +137,7 @@ pub struct Demo {
 }
 
 /// The endpoints that the OpenAPI document describes.
-fn described(demo: bool) -> OpenApiRouter<Api> {
+fn described(demo: bool) -> OpenApiRouter<Arc<Api>> {
     let routes = OpenApiRouter::with_openapi(openapi::Description::openapi())
         .routes(routes!(upload::upload))
         .routes(routes!(download::download))
@@ -181,7 +181,7 @@ pub fn router(api: Api) -> Router {
         .merge(metrics)
         .fallback(error::nowhere)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .with_state(api)
+        .with_state(Arc::new(api))
         .layer(from_fn_with_state(pace, pace::pace))
         .layer(from_fn_with_state(admission, admission::admit))
         .layer(from_fn(linger::linger))

@@ -1,5 +1,7 @@
 //! `GET /sync/schema-version`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
@@ -29,6 +31,6 @@ pub(crate) struct SchemaVersion {
     params(SourceHeader),
     responses((status = 200, description = "The configured version.", body = SchemaVersion), SyncErrors),
 )]
-pub(crate) async fn schema_version(State(api): State<Api>, _: Authenticated) -> Response {
+pub(crate) async fn schema_version(State(api): State<Arc<Api>>, _: Authenticated) -> Response {
     json(&SchemaVersion { schema_version: api.schema_version }, 32)
 }

@@ -1,5 +1,6 @@
 //! `POST /dummy-signin`: tokens for anybody, in demo mode only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -56,7 +57,7 @@ pub(crate) struct SigninResponse<'a> {
     responses((status = 200, description = "A token.", body = SigninResponse), SigninErrors),
 )]
 pub(crate) async fn dummy_signin(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     _: Anonymous,
     JsonText(text): JsonText,
 ) -> Result<Response, ApiError> {

@@ -1,5 +1,7 @@
 //! `GET /sync/snapshot`
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -68,7 +70,7 @@ struct SnapshotParams {
     ),
 )]
 pub(crate) async fn snapshot(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Authenticated(caller): Authenticated,
     headers: HeaderMap,
     Query(pairs): Query<Vec<(String, String)>>,
@@ -79,7 +81,7 @@ pub(crate) async fn snapshot(
     let limit = if is_stream { PAGE_CHANGES_MAX } else { limit };
     let page = api.snapshots.page(&caller.user, page, limit, epoch).await?;
     if is_stream {
-        Ok(lines(api.snapshots, caller, page))
+        Ok(lines(api.snapshots.clone(), caller, page))
     } else {
         Ok(json(&SnapshotResponse::new(&page), bytes(&page.rows)))
     }

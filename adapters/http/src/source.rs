@@ -1,5 +1,7 @@
 //! `GET /sync/source`
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 
@@ -28,7 +30,10 @@ use crate::wire::SourceResponse;
         SyncErrors
     ),
 )]
-pub(crate) async fn source(State(api): State<Api>, Authenticated(caller): Authenticated) -> Result<Response, ApiError> {
+pub(crate) async fn source(
+    State(api): State<Arc<Api>>,
+    Authenticated(caller): Authenticated,
+) -> Result<Response, ApiError> {
     let record = api.contacts.source(&caller).await?;
     let (head, _) = api.store.head(&caller.user).await?;
     Ok(json(&SourceResponse::new(&caller, &record, head.epoch), 512))

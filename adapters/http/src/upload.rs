@@ -3,6 +3,7 @@
 mod read;
 
 use std::iter::{from_fn, once};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -59,7 +60,7 @@ const STATUS_BYTES: usize = 96;
     ),
 )]
 pub(crate) async fn upload(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Uploading { caller, slot: _slot }: Uploading,
     JsonText(text): JsonText,
 ) -> Result<Response, ApiError> {

@@ -1,6 +1,7 @@
 //! `GET /sync/watch`
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -66,7 +67,7 @@ struct WatchParams {
     ),
 )]
 pub(crate) async fn watch(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     Authenticated(caller): Authenticated,
     place: Place,
     headers: HeaderMap,
