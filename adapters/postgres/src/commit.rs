@@ -176,8 +176,8 @@ async fn commit_in_parts(
 }
 
 fn won(answer: &[PgRow]) -> Result<(), StoreError> {
-    let turns: Result<i64, _> = answer.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
-    if turns.map_err(from_sqlx)? == 1 { Ok(()) } else { Err(StoreError::Contention) }
+    let was_our_turn: Result<bool, _> = answer.first().ok_or(sqlx::Error::RowNotFound).and_then(|row| row.try_get(0));
+    if was_our_turn.map_err(from_sqlx)? { Ok(()) } else { Err(StoreError::Contention) }
 }
 
 /// With the tables whose rows the same statement projects.

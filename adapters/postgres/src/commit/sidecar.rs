@@ -38,10 +38,11 @@ const BORN: &str = ", born AS (
 ), turn AS (
     SELECT 1 FROM moved UNION ALL SELECT 1 FROM born LIMIT 1
 )";
-const MOVED: &str = ", turn AS (SELECT 1 FROM moved)";
+const MOVED: &str = ", turn AS NOT MATERIALIZED (SELECT 1 FROM moved)";
 /// The only entry. Most uploads have one, and it costs less as it is than in arrays of one, each of which is a function
-/// to be called with a store for its rows.
-const ENTRY: &str = ", entry AS MATERIALIZED (
+/// to be called with a store for its rows. Nor is there a store for the entry itself: whoever reads it reads the
+/// parameters.
+const ENTRY: &str = ", entry AS NOT MATERIALIZED (
     SELECT $1 AS user_id, $2 + 1 AS server_id, $5::text AS schema_name, $6::text AS table_name, $7::text AS op,
            $8::uuid AS pk_uuid, $9::text::json AS payload, $10::text AS source_id, $11::int8 AS source_change_id,
            $12::int8 AS server_version, $13::bool AS known, $14::bool AS projected
@@ -98,7 +99,7 @@ const OF_KNOWN: &str = ", changed AS (
       AND s.table_name = e.table_name AND s.pk_uuid = e.pk_uuid
 )";
 const ANSWER: &str = "
-SELECT (SELECT count(*) FROM turn)";
+SELECT EXISTS (SELECT FROM turn)";
 const CHANGED: &str = ", 1 / ((SELECT count(*) FROM changed) = (SELECT count(*) FROM entry WHERE known))::int4";
 /// The number of the first parameter behind those of the entries.
 const NEXT_PARAMETER: usize = 15;
