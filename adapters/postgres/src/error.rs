@@ -149,13 +149,20 @@ pub(crate) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| code != READ_ONLY && !code.starts_with("57P") && !code.starts_with("08"))
 }
 
-/// Whether the database cannot be reached because it is starting, or full for the moment.
-pub(crate) fn is_starting(error: &sqlx::Error) -> bool {
-    if let sqlx::Error::Io(error) = error {
-        return error.kind() == std::io::ErrorKind::ConnectionRefused;
+/// Whether a connection that did not come about may do so in a moment: the database is starting, or leaving, or full.
+pub(crate) fn is_worth_another_attempt(error: &sqlx::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof};
+    match error {
+        sqlx::Error::Io(error) => {
+            matches!(error.kind(), ConnectionRefused | ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+        }
+        // What sqlx makes of a server that hangs up before it has answered the first word.
+        sqlx::Error::Protocol(_) => true,
+        _ => error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| code == CANNOT_CONNECT_NOW || code == TOO_MANY_CONNECTIONS),
     }
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == CANNOT_CONNECT_NOW || code == TOO_MANY_CONNECTIONS)
 }
 
 /// Whether the session is over, and not only its statement. Told by the severity: any trigger may raise any SQLSTATE.

@@ -56,13 +56,13 @@ impl Manager for Connector {
     type Type = Session;
     type Error = sqlx::Error;
 
-    /// A database that is being started is waited for, for as long as the caller does.
+    /// A database that is starting or leaving is waited for, for as long as the caller does.
     async fn create(&self) -> Result<Session, sqlx::Error> {
         let (mut pause, longest) = PAUSES;
         let connection = loop {
             // Boxed, since every call carries the room for it along and few have to connect.
             match Box::pin(self.target.connect()).await {
-                Err(error) if error::is_starting(&error) => tokio::time::sleep(pause).await,
+                Err(error) if error::is_worth_another_attempt(&error) => tokio::time::sleep(pause).await,
                 answer => break answer?,
             }
             pause = longest.min(pause * 2);

@@ -176,6 +176,32 @@ async fn a_call_waits_for_a_database_that_is_starting() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_up_at_the_first_word_fails_no_call() {
+    let database = postgres_database().await;
+    let target: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = database.url().replacen(&format!(":{}/", target.get_port()), &format!(":{port}/"), 1);
+    let hang_ups = Arc::<AtomicUsize>::default();
+    let left = Arc::clone(&hang_ups);
+    tokio::spawn(async move {
+        while let Ok((mut store, _)) = listener.accept().await {
+            if left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+                // It is about a word, so one is read: what is unread would make it a reset.
+                store.read_u64().await.unwrap();
+                continue;
+            }
+            let mut server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut store, &mut server).await });
+        }
+    });
+    let store = PostgresStore::connect(&url, PostgresOptions::default()).await.unwrap();
+    hang_ups.store(2, Ordering::SeqCst);
+    look(&store).await;
+    assert_eq!(hang_ups.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn closing_waits_for_the_calls_that_are_under_way_and_later_ones_fail() {
     let fixture = Fixture::with(PostgresOptions { max_connections: 2, ..PostgresOptions::default() }).await;
     let (alice, mut sql) = (user("alice"), fixture.sql().await);
