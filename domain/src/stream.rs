@@ -119,7 +119,7 @@ pub struct Snapshot {
 impl Snapshot {
     /// What there is if the devices are right: the stream ends at `head`, every row exists at the version that its change
     /// names, or was never there if that is 0, and no change has come before. None if no row can be at such a version, or if
-    /// the rules look at more than that: at a row that is changed twice or referred to.
+    /// the rules look at more than that: at a row that is changed twice, or referred to and not changed.
     ///
     /// What is decided on it holds only for changes that are applied, and only if [`Plan::is_assumed`](crate::Plan) is
     /// heeded when they are written.

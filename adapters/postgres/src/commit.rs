@@ -113,7 +113,7 @@ async fn commit_whole(
 }
 
 fn whole_text(parts: &[Part<'_>], sidecar: Sidecar) -> String {
-    let mut text = sidecar.writes();
+    let mut text = sidecar.writes(true);
     let shortfalls = parts::fragments(&mut text, parts, sidecar);
     text += if sidecar.has_known { CURED } else { "" };
     text += &sidecar.answer();

@@ -14,7 +14,7 @@ use super::{assumed, unlogged};
 /// this one waits for the row's lock at `moved` (`born` for a user's first), sees the new end once it has it, and writes
 /// nothing. A stream that has lost its row stays lost.
 ///
-/// When `turn` has a row, nobody has written for this user since the plan's snapshot, so this statement's own snapshot
+/// When `turn` has a row, nobody has committed for this user since the plan's snapshot, so this statement's own snapshot
 /// is as good, and `changed` must find every row that the plan knows, at a lower version. If it does
 /// not, someone else wrote to the tables; the last line then divides by zero, which undoes all.
 ///
@@ -26,6 +26,12 @@ const TURN: &str = "
 WITH moved AS (
     UPDATE sync.user_stream SET last_server_id = $3, clean_at = NULL
     WHERE user_id = $1 AND last_server_id = $2";
+/// Where the statement projects: that nobody has projected rows of this user again, or recorded a failure, while it waited
+/// for the stream's row. Both leave the stream's end where it is; but whose the business rows are, and which have
+/// failures, is looked up as of the statement's beginning. This is evaluated again once the lock is had: the number that
+/// is looked up is still that of the beginning then, and the one it is compared with is not.
+const UNTOUCHED: &str = "
+      AND last_failure_id = (SELECT o.last_failure_id FROM sync.user_stream o WHERE o.user_id = $1)";
 const TAKEN: &str = "
     RETURNING 1
 )";
@@ -134,9 +140,10 @@ impl Sidecar {
         }
     }
 
-    /// All that is written, without an end.
-    pub(super) fn writes(self) -> String {
+    /// All that is written, without an end; by a statement that projects as well or not.
+    pub(super) fn writes(self, is_projecting: bool) -> String {
         let mut text = TURN.to_owned();
+        text += if is_projecting { UNTOUCHED } else { "" };
         text += &if self.is_assumed { assumed::conditions(self) } else { String::new() };
         text += TAKEN;
         text += if self.is_born { BORN } else { MOVED };
@@ -169,6 +176,6 @@ impl Sidecar {
         let Self { is_born, has_new, has_known, has_unlogged, is_single, is_assumed } = self;
         let bits = [is_born, has_new, has_known, has_unlogged, is_single, is_assumed];
         let place = bits.into_iter().fold(0, |place, bit| place * 2 + usize::from(bit));
-        Arc::clone(TEXTS[place].get_or_init(|| format!("{}{}", self.writes(), self.answer()).into()))
+        Arc::clone(TEXTS[place].get_or_init(|| format!("{}{}", self.writes(false), self.answer()).into()))
     }
 }

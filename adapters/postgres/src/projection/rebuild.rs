@@ -36,8 +36,9 @@ CROSS JOIN LATERAL (
     WHERE r.user_id = $1 AND r.schema_name = $2 AND r.table_name = $3 AND r.pk_uuid = w.pk
     LIMIT 1
 ) m";
-/// Serialises a transaction with the user's uploads.
-const TURN: &str = "SELECT FROM sync.user_stream WHERE user_id = $1 FOR UPDATE";
+/// Serialises a transaction with the user's uploads. A commit that waits for it looks at the rows as they were before, and
+/// must not: it is told by the counter, which need not be without gaps.
+const TURN: &str = "UPDATE sync.user_stream SET last_failure_id = last_failure_id + 1 WHERE user_id = $1";
 /// One retry of a failure at a time. Not a lock of the failure's row: an upload takes that while it holds the user's
 /// row, and a retry would have to take the two the other way round.
 const RETRY_LOCK: &str = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, $2))";

@@ -15,6 +15,7 @@ mod projection_example;
 mod projection_odd;
 mod projection_orders;
 mod projection_property;
+mod projection_races;
 mod projection_trouble;
 mod projection_types;
 mod retention;
