@@ -143,10 +143,10 @@ pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
 
 /// Whether the connection may serve another call after such an error.
 ///
-/// Not if the server is leaving, and not if it only reads: after a failover the pool must not hold on to it.
+/// Not if the server has ended it, and not if it only reads: after a failover the pool must not hold on to it.
 pub(crate) fn leaves_connection_usable(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code != READ_ONLY && !code.starts_with("57P") && !code.starts_with("08"))
+    !ends_connection(error) && code.is_some_and(|code| code != READ_ONLY && !code.starts_with("08"))
 }
 
 /// Whether a connection that did not come about may do so in a moment: the database is starting, or leaving, or full.

@@ -6,11 +6,15 @@
 
 use std::time::Duration;
 
-use deadpool::managed::{self, Manager, Metrics, Object, PoolError, QueueMode, RecycleResult, WeakPool};
+use deadpool::Status;
+use deadpool::managed::{
+    self, Manager, Metrics, Object, PoolError, QueueMode, RecycleError, RecycleResult, TimeoutType, WeakPool,
+};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -35,7 +39,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// An open connection.
 #[derive(Debug)]
 struct Session {
-    connection: PgConnection,
+    /// None once it is being closed.
+    connection: Option<PgConnection>,
     opened_at: Instant,
     /// When it was lent out for the last time.
     lent_at: Instant,
@@ -68,12 +73,13 @@ impl Manager for Connector {
             pause = longest.min(pause * 2);
         };
         let now = Instant::now();
-        Ok(Session { connection, opened_at: now, lent_at: now })
+        Ok(Session { connection: Some(connection), opened_at: now, lent_at: now })
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<sqlx::Error> {
+        let connection = session.connection.as_mut().ok_or(RecycleError::message("it is closed"))?;
         if session.lent_at.elapsed() > TEST_AFTER_IDLE {
-            session.connection.ping().await?;
+            connection.ping().await?;
         }
         session.lent_at = Instant::now();
         Ok(())
@@ -87,8 +93,9 @@ pub(crate) struct Pool {
     max: usize,
     /// How long a call waits for a connection.
     patience: Duration,
-    /// Connections that are lent out, and those that are being closed.
+    /// Calls that have a connection or wait for one, and connections that are being closed.
     away: TaskTracker,
+    closing: CancellationToken,
 }
 
 impl Pool {
@@ -102,16 +109,24 @@ impl Pool {
         // Those used last are lent out first: then what is not needed becomes idle, and is closed.
         let built = managed::Pool::builder(Connector { target }).max_size(max).queue_mode(QueueMode::Lifo).build();
         let sessions = built.expect("only timeouts of the pool's own would need a runtime");
-        let pool = Self { sessions, max, patience, away: TaskTracker::new() };
+        let pool = Self { sessions, max, patience, away: TaskTracker::new(), closing: CancellationToken::new() };
         tokio::spawn(close_idle(pool.sessions.weak(), pool.away.clone()));
         pool
     }
 
     /// Lends a connection out.
     pub(crate) async fn lend(&self) -> Result<Lease, sqlx::Error> {
-        let lent = tokio::time::timeout(self.patience, self.sessions.get()).await;
-        match lent.unwrap_or(Err(PoolError::Timeout(managed::TimeoutType::Wait))) {
-            Ok(session) => Ok(Lease { session: Some(session), reusable: false, away: self.away.token() }),
+        let away = self.away.token();
+        let lent = tokio::select! {
+            biased;
+            lent = tokio::time::timeout(self.patience, self.sessions.get()) => {
+                lent.unwrap_or(Err(PoolError::Timeout(TimeoutType::Wait)))
+            }
+            // Whoever waits for the database to come back.
+            () = self.closing.cancelled() => Err(PoolError::Closed),
+        };
+        match lent {
+            Ok(session) => Ok(Lease { session: Some(session), reusable: false, away }),
             Err(PoolError::Backend(error)) => Err(error),
             Err(PoolError::Closed) => Err(sqlx::Error::PoolClosed),
             Err(PoolError::Timeout(_) | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_)) => {
@@ -122,13 +137,17 @@ impl Pool {
 
     /// What is open now.
     pub(crate) fn in_use(&self) -> PoolUse {
-        let status = self.sessions.status();
-        PoolUse { idle: status.available, busy: status.size - status.available, max: self.max }
+        let Status { size, available, waiting, .. } = self.sessions.status();
+        // A connection that is being opened does not count as one yet, and the call that it is for counts as waiting.
+        PoolUse { idle: available, busy: (size - available + waiting).min(self.max), max: self.max }
     }
 
     /// Closes all connections, waiting for the calls that are under way. Later ones fail.
     pub(crate) async fn close(&self) {
-        close_all(self.sessions.retain(|_, _| false).removed, &self.away);
+        self.closing.cancel();
+        for session in self.sessions.retain(|_, _| false).removed {
+            spawn(&self.away, take_leave(session.connection));
+        }
         self.sessions.close();
         self.away.close();
         self.away.wait().await;
@@ -150,7 +169,8 @@ pub(crate) struct Lease {
 impl Lease {
     /// The connection.
     pub(crate) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.session.as_mut().expect("a lease has its session until it ends").connection
+        let connection = self.session.as_mut().and_then(|session| session.connection.as_mut());
+        connection.expect("a lease has its connection until it ends")
     }
 }
 
@@ -158,10 +178,16 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let Some(session) = self.session.take() else { return };
         let is_wanted = Object::pool(&session).is_some_and(|pool| !pool.is_closed());
-        // Kept, it goes back to the pool by being dropped.
-        if !(self.reusable && is_wanted && !session.is_worn()) {
-            close_all([Object::take(session)], self.away.task_tracker());
+        if self.reusable && is_wanted && !session.is_worn() {
+            // It goes back to the pool by being dropped.
+            return;
         }
+        // Its place in the pool is free when it is closed, and not before: or there would be more of them than may be.
+        spawn(self.away.task_tracker(), async move {
+            let mut session = session;
+            take_leave(session.connection.take()).await;
+            drop(Object::take(session));
+        });
     }
 }
 
@@ -172,23 +198,25 @@ async fn close_idle(sessions: WeakPool<Connector>, away: TaskTracker) {
         turns.tick().await;
         let Some(sessions) = sessions.upgrade() else { return };
         let is_kept = |session: &Session, _| session.lent_at.elapsed() < IDLE_MAX && !session.is_worn();
-        close_all(sessions.retain(is_kept).removed, &away);
+        for session in sessions.retain(is_kept).removed {
+            spawn(&away, take_leave(session.connection));
+        }
     }
 }
 
-/// Takes leave of the database, which need not wait to find out then. Where no runtime is left, the connections just end.
-fn close_all(sessions: impl IntoIterator<Item = Session>, away: &TaskTracker) {
-    let Ok(runtime) = Handle::try_current() else { return };
-    for Session { connection, .. } in sessions {
-        away.spawn_on(
-            async {
-                match tokio::time::timeout(CLOSING_MAX, connection.close()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "a connection did not close cleanly"),
-                    Err(_) => tracing::debug!("a connection did not close in time"),
-                }
-            },
-            &runtime,
-        );
+/// Tells the database, which need not find out by itself then.
+async fn take_leave(connection: Option<PgConnection>) {
+    let Some(connection) = connection else { return };
+    match tokio::time::timeout(CLOSING_MAX, connection.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection did not close cleanly"),
+        Err(_) => tracing::debug!("a connection did not close in time"),
+    }
+}
+
+/// Where no runtime is left, what is to be done is dropped, and its connection just ends.
+fn spawn(away: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        away.spawn_on(task, &runtime);
     }
 }

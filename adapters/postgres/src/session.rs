@@ -135,8 +135,9 @@ impl Sessions {
         sqlx::raw_sql(AssertSqlSafe(begin.clone())).execute(&mut *connection).await?;
         let answer = connection.fetch_all(statement).await;
         let end = if answer.is_ok() { "COMMIT" } else { "ROLLBACK" };
-        let ended = sqlx::raw_sql(end).execute(connection).await;
-        answer.and_then(|rows| ended.map(|_| rows))
+        // A transaction that could not even be undone has taken its connection with it, which counts for more.
+        sqlx::raw_sql(end).execute(connection).await?;
+        answer
     }
 
     /// What a transaction of a few statements may take, beyond which the network or the server is gone.

@@ -1,19 +1,24 @@
 //! How connections are opened, kept and closed.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use outrigger_application::{StoreError, SyncStore};
-use outrigger_postgres::{PostgresOptions, PostgresStore};
+use outrigger_application::{ProjectionStore, StoreError, SyncStore};
+use outrigger_domain::Op;
+use outrigger_postgres::{PoolUse, PostgresOptions, PostgresStore};
 use outrigger_testkit::{Cluster, Settings, postgres_database};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use crate::support::{Fixture, apply, insert, plan, upload_of, user, wait_until_blocked};
+use crate::support::{Fixture, apply, change, insert, payload, plan, upload_of, user, wait_until_blocked};
 
 /// The backends of the store, once there are `count` of them.
 async fn backends(sql: &mut PgConnection, count: usize) -> Vec<i32> {
@@ -46,16 +51,24 @@ async fn look(store: &PostgresStore) {
     store.head(&user("alice")).await.unwrap();
 }
 
+/// Where the store is to connect to in place of the database, and the url of that.
+async fn in_between(url: &str, target: &PgConnectOptions) -> (Arc<TcpListener>, String) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let there = format!(":{}/", listener.local_addr().unwrap().port());
+    let through = url.replacen(&format!(":{}/", target.get_port()), &there, 1);
+    assert_ne!(url, through);
+    (Arc::new(listener), through)
+}
+
 /// Passes on what the store sends, one connection for each of its own, and counts its requests for an answer.
-async fn counted(host: &str, port: u16) -> (u16, Arc<AtomicUsize>) {
-    let (listener, target) = (TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), (host.to_owned(), port));
-    let here = listener.local_addr().unwrap().port();
+fn counting(listener: Arc<TcpListener>, target: PgConnectOptions) -> Arc<AtomicUsize> {
     let syncs = Arc::<AtomicUsize>::default();
     let counter = Arc::clone(&syncs);
     tokio::spawn(async move {
-        while let Ok((device, _)) = listener.accept().await {
-            let (mut from, mut back) = device.into_split();
-            let (mut answers, mut to) = TcpStream::connect(target.clone()).await.unwrap().into_split();
+        while let Ok((store, _)) = listener.accept().await {
+            let (mut from, mut back) = store.into_split();
+            let server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
+            let (mut answers, mut to) = server.into_split();
             tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
             let counter = Arc::clone(&counter);
             tokio::spawn(async move {
@@ -78,16 +91,15 @@ async fn counted(host: &str, port: u16) -> (u16, Arc<AtomicUsize>) {
             });
         }
     });
-    (here, syncs)
+    syncs
 }
 
 #[tokio::test]
 async fn a_call_is_one_round_trip() {
     let database = postgres_database().await;
-    let target: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
-    let (port, round_trips) = counted(target.get_host(), target.get_port()).await;
-    let url = database.url().replacen(&format!(":{}/", target.get_port()), &format!(":{port}/"), 1);
-    assert_ne!(url, database.url());
+    let target: PgConnectOptions = database.url().parse().unwrap();
+    let (listener, url) = in_between(database.url(), &target).await;
+    let round_trips = counting(listener, target);
     let url = format!("{url}{}sslmode=disable", if url.contains('?') { '&' } else { '?' });
     let options = PostgresOptions { max_connections: 1, ..PostgresOptions::default() };
     let store = PostgresStore::connect(&url, options).await.unwrap();
@@ -178,10 +190,8 @@ async fn a_call_waits_for_a_database_that_is_starting() {
 #[tokio::test]
 async fn a_server_that_hangs_up_at_the_first_word_fails_no_call() {
     let database = postgres_database().await;
-    let target: sqlx::postgres::PgConnectOptions = database.url().parse().unwrap();
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let url = database.url().replacen(&format!(":{}/", target.get_port()), &format!(":{port}/"), 1);
+    let target: PgConnectOptions = database.url().parse().unwrap();
+    let (listener, url) = in_between(database.url(), &target).await;
     let hang_ups = Arc::<AtomicUsize>::default();
     let left = Arc::clone(&hang_ups);
     tokio::spawn(async move {
@@ -199,6 +209,119 @@ async fn a_server_that_hangs_up_at_the_first_word_fails_no_call() {
     hang_ups.store(2, Ordering::SeqCst);
     look(&store).await;
     assert_eq!(hang_ups.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_the_database_counts_as_busy_and_is_let_go_by_closing() {
+    let cluster = Cluster::start(&Settings::default());
+    let options =
+        PostgresOptions { max_connections: 2, acquire_timeout: Duration::from_secs(600), ..PostgresOptions::default() };
+    let store = PostgresStore::connect(&cluster.url("postgres"), options).await.unwrap();
+    cluster.stop();
+    let calls: Vec<_> = (0..3)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.head(&user("alice")).await })
+        })
+        .collect();
+    let used_up = async {
+        while store.connections()[0].1.busy < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), used_up).await.expect("both connections are being opened");
+    tokio::time::timeout(Duration::from_secs(10), store.close()).await.expect("they need not wait any longer");
+    cluster.restart();
+    for call in calls {
+        let answer = call.await.unwrap();
+        assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_has_its_place_until_it_is_closed() {
+    let database = postgres_database().await;
+    let target: PgConnectOptions = database.url().parse().unwrap();
+    let (listener, url) = in_between(database.url(), &target).await;
+    let (is_stuck, stuck) = (Arc::<AtomicBool>::default(), Arc::<Notify>::default());
+    let shared = (Arc::clone(&is_stuck), Arc::clone(&stuck));
+    tokio::spawn(async move {
+        while let Ok((store, _)) = listener.accept().await {
+            let (mut from, mut back) = store.into_split();
+            let server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
+            let (mut answers, mut to) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            let (is_stuck, stuck) = shared.clone();
+            tokio::spawn(async move {
+                let mut some = vec![0; 16 * 1024];
+                while let Ok(read @ 1..) = from.read(&mut some).await {
+                    // The statement may yet be prepared. What it is to be run with stays in the sockets, and with the store.
+                    while read == some.len() && is_stuck.load(Ordering::SeqCst) {
+                        stuck.notify_one();
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    to.write_all(&some[..read]).await.unwrap();
+                }
+            });
+        }
+    });
+    let options = PostgresOptions {
+        max_connections: 1,
+        acquire_timeout: Duration::from_millis(100),
+        ..PostgresOptions::default()
+    };
+    let store = PostgresStore::connect(&url, options).await.unwrap();
+    let alice = user("alice");
+    apply(&store, &alice, "phone", [insert(1, 1)]).await.unwrap();
+    // More than sockets take.
+    let large = |n: i64| {
+        let text = format!(r#"{{"text":"{}"}}"#, "x".repeat(12_000_000));
+        change(n, n as u128, 0, Op::Insert(payload(&text)))
+    };
+    let (next, _) = plan(&store, &alice, &upload_of("phone", (2..6).map(large))).await;
+    is_stuck.store(true, Ordering::SeqCst);
+    let early = store.clone();
+    let call = tokio::spawn(async move { early.commit(&user("alice"), next).await });
+    stuck.notified().await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    let PoolUse { idle, busy, .. } = store.connections()[0].1;
+    assert_eq!((idle, busy), (0, 1), "it is being closed, which it cannot say");
+    let answer = store.head(&alice).await;
+    assert!(matches!(answer, Err(StoreError::Unavailable(_))), "{answer:?}");
+    // There is an end to that, too.
+    is_stuck.store(false, Ordering::SeqCst);
+    let free = async { while store.head(&alice).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), free).await.expect("its place is free again");
+}
+
+/// Lets the first of the polls from that one on come late, as on a machine that stood still.
+async fn late<F: Future>(poll: usize, by: Duration, future: F) -> F::Output {
+    let (mut future, mut polls) = (pin!(future), 0);
+    poll_fn(move |context| {
+        if polls == poll {
+            std::thread::sleep(by);
+        }
+        polls += 1;
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_ended_is_not_lent_out_again() {
+    for poll in 0..14 {
+        let options = PostgresOptions {
+            max_connections: 1,
+            statement_timeout: Duration::from_millis(100),
+            ..PostgresOptions::default()
+        };
+        let fixture = Fixture::with(options).await;
+        look(&fixture.store).await;
+        // A transaction of several statements, in one of whose pauses the server gives up.
+        let _ = late(poll, Duration::from_millis(250), fixture.store.refresh_catalog()).await;
+        look(&fixture.store).await;
+    }
 }
 
 #[tokio::test]
