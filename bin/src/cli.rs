@@ -5,6 +5,7 @@ mod failures;
 mod inspect;
 mod users;
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -43,8 +44,8 @@ const OPERATING: &str = "\
 Works on the database directly, beside a running server or without one, and takes the configuration that the server
 takes; a secret is not needed.
 
-Exit codes: 0 nothing remains, 1 some rows could not be projected or the database cannot be used, 2 the configuration
-is wrong.";
+Exit codes: 0 done, and nothing that was tried remains; 1 some rows could not be projected or the database cannot be used;
+2 the configuration is wrong. What `list` shows it has not tried.";
 
 const CLEARING: &str = "\
 Works on the database directly, beside a running server or without one, and takes the configuration that the server
@@ -60,6 +61,9 @@ Needs auth.jwt_secret, or one of auth.keys with the alg HS256. Prints the token 
 works as it stands.
 
 Exit codes: 0 done, 2 the configuration is wrong or has no secret.";
+
+/// More than any user is likely to have changed since the last backup.
+const SKIP: NonZeroU32 = NonZeroU32::new(1_000_000).unwrap();
 
 const RESTORING: &str = "\
 Run it once, before the server is started on the restored database. Devices that have seen what the backup had not are
@@ -208,9 +212,9 @@ pub(crate) struct CompactArgs {
 /// The flags of `restore-mark`.
 #[derive(Args)]
 pub(crate) struct RestoreMarkArgs {
-    /// Numbers that every stream skips
-    #[arg(long, value_name = "NUMBERS", default_value_t = 1_000_000)]
-    pub(crate) skip: u32,
+    /// Numbers that every stream skips, one at least
+    #[arg(long, value_name = "NUMBERS", default_value_t = SKIP)]
+    pub(crate) skip: NonZeroU32,
     #[command(flatten)]
     flags: Flags,
 }

@@ -1,5 +1,7 @@
 //! What is cleared of the streams in memory.
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
@@ -128,11 +130,11 @@ impl RetentionStore for MemoryStore {
         Ok(())
     }
 
-    async fn restore_mark(&self, skip: u32) -> Result<Epoch, StoreError> {
+    async fn restore_mark(&self, skip: NonZeroU32) -> Result<Epoch, StoreError> {
         let mut state = self.state();
         state.epoch = Epoch(uuid::Uuid::new_v4());
         for stream in state.users.values_mut() {
-            stream.last.0 += i64::from(skip);
+            stream.last.0 += i64::from(skip.get());
             stream.epoch = None;
         }
         Ok(state.epoch)

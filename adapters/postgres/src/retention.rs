@@ -4,6 +4,8 @@
 //! With a deletion its row is forgotten, which an upload may be deciding on at that moment. So a step that prunes
 //! deletions is a commit like any other: a compare and swap of the stream's end, which it moves on by one.
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::StoreError;
@@ -217,9 +219,9 @@ impl RetentionStore for PostgresStore {
         self.sessions.rows(statement.bind(user.as_str()).bind(head.0)).await.map(drop).map_err(from_sqlx)
     }
 
-    async fn restore_mark(&self, skip: u32) -> Result<Epoch, StoreError> {
+    async fn restore_mark(&self, skip: NonZeroU32) -> Result<Epoch, StoreError> {
         let epoch = Uuid::new_v4();
-        self.mark(epoch, i64::from(skip)).await.map_err(from_sqlx)?;
+        self.mark(epoch, i64::from(skip.get())).await.map_err(from_sqlx)?;
         Ok(Epoch(epoch))
     }
 }

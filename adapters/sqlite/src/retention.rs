@@ -1,5 +1,7 @@
 //! What is cleared of the streams. Every call is one short transaction of the writer, between those of the uploads.
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_application::ports::retention::{PruneStep, RetentionStore, cannot_be};
@@ -69,11 +71,11 @@ impl RetentionStore for SqliteStore {
         self.write(mark).await
     }
 
-    async fn restore_mark(&self, skip: u32) -> Result<Epoch, StoreError> {
+    async fn restore_mark(&self, skip: NonZeroU32) -> Result<Epoch, StoreError> {
         let epoch = Uuid::new_v4();
         let mark = move |tx: &Connection| {
             tx.execute("UPDATE sync_epoch SET epoch = ?1", [epoch.to_string()])?;
-            tx.execute("UPDATE user_stream SET epoch = NULL, last_server_id = last_server_id + ?1", [skip])?;
+            tx.execute("UPDATE user_stream SET epoch = NULL, last_server_id = last_server_id + ?1", [skip.get()])?;
             Ok(Epoch(epoch))
         };
         self.write(mark).await

@@ -1,5 +1,7 @@
 //! What becomes of streams in the long run.
 
+use std::num::NonZeroU32;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use outrigger_domain::retention::Cutoffs;
@@ -74,6 +76,7 @@ pub trait RetentionStore: Send + Sync {
     async fn mark_clean(&self, user: &UserId, head: ServerSeq) -> Result<(), StoreError>;
 
     /// Begins another epoch of every stream, after the database was restored from a backup. Every stream skips `skip`
-    /// numbers: those that were handed out in the time that was lost are not handed out again.
-    async fn restore_mark(&self, skip: u32) -> Result<Epoch, StoreError>;
+    /// numbers: those that were handed out in the time that was lost are not handed out again. It skips one at least, so
+    /// that no commit which was planned before, and goes by where its stream ended, comes into the new epoch.
+    async fn restore_mark(&self, skip: NonZeroU32) -> Result<Epoch, StoreError>;
 }

@@ -1,5 +1,7 @@
 //! When a device has to start again.
 
+use std::num::NonZeroU32;
+
 use outrigger_domain::{Epoch, Reset, ServerSeq};
 use uuid::Uuid;
 
@@ -104,7 +106,13 @@ pub async fn a_restored_database_begins_another_epoch<B: LongLived>(world: &Worl
     phone.apply([insert(1, pk(1), "{}"), insert(2, pk(2), "{}")]).await;
     let before = phone.epoch().await;
     let first_page = phone.try_rows(None, 1, None).await.expect("no epoch is named");
-    let marked = world.backend.retention().await.restore_mark(1_000).await.expect("storage works");
+    let marked = world
+        .backend
+        .retention()
+        .await
+        .restore_mark(NonZeroU32::new(1_000).expect("it is not"))
+        .await
+        .expect("storage works");
     assert_ne!(marked, before);
     assert_eq!(phone.epoch().await, marked);
     let refused = Reset::EpochChanged { epoch: marked };

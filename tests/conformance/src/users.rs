@@ -1,5 +1,7 @@
 //! What an operator sees of users and their devices, and the removal of one.
 
+use std::num::NonZeroU32;
+
 use outrigger_application::ports::projection::FailureFilter;
 use outrigger_application::ports::users::UserRecord;
 use outrigger_application::{Caller, erasure::Erased};
@@ -85,7 +87,7 @@ pub async fn a_stream_that_begins_anew_has_an_epoch_of_its_own<B: LongLived + Pr
     assert_ne!(head.epoch, before.epoch);
     assert_eq!(world.store().head(&user_id("bob")).await.expect("storage works").0, before);
     // A database that is restored begins anew as a whole.
-    let all = world.backend.retention().await.restore_mark(0).await.expect("storage works");
+    let all = world.backend.retention().await.restore_mark(NonZeroU32::MIN).await.expect("storage works");
     assert_eq!(world.store().head(&user_id("alice")).await.expect("storage works").0.epoch, all);
 }
 

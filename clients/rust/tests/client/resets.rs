@@ -1,5 +1,6 @@
 //! New devices, and those that have to start again.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -84,7 +85,7 @@ async fn a_restored_server_is_noticed_by_its_epoch() {
     phone.execute(&users(0..5));
     settle(&[&phone, &laptop]).await;
     laptop.execute("UPDATE users SET age = 1 WHERE name = 'user 3'");
-    server.retention.restore_mark(100).await.unwrap();
+    server.retention.restore_mark(NonZeroU32::new(100).unwrap()).await.unwrap();
     phone.execute("UPDATE users SET age = 2 WHERE name = 'user 4'");
     let rows = settle(&[&laptop, &phone]).await;
     assert_eq!(rows.len(), 5);
