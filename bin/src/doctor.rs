@@ -8,11 +8,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use outrigger_application::ports::projection::FailureFilter;
 use outrigger_application::{Clock, SystemClock};
-use outrigger_config::Config;
+use outrigger_config::{Config, DatabaseUrl};
 use outrigger_jwt::RemoteKeys;
 use serde::Serialize;
 
 use crate::cli::DoctorArgs;
+use crate::edge;
 use crate::wire::{self, Examined, PostgresExamined, Store, failed};
 use crate::{Outcome, RunError, output, ping};
 
@@ -90,13 +91,15 @@ fn write(findings: &[Finding], json: bool, to: &mut impl Write) -> io::Result<()
 }
 
 fn configuration(config: &Config) -> Vec<Finding> {
-    // That it is one was found out before anything else.
-    let doubts: Vec<_> = config.doubts().into_iter().map(|doubt| Finding::doubtful("configuration", doubt)).collect();
-    if doubts.is_empty() {
-        vec![Finding::ok("configuration", format!("{} tables", config.tables.len()))]
-    } else {
-        doubts
+    // That it is one was found out before anything else, but for the files that it names.
+    let mut findings: Vec<_> =
+        config.doubts().into_iter().map(|doubt| Finding::doubtful("configuration", doubt)).collect();
+    findings
+        .extend(edge::serving(&config.settings).err().map(|error| Finding::wrong("configuration", error.to_string())));
+    if findings.is_empty() {
+        findings.push(Finding::ok("configuration", format!("{} tables", config.tables.len())));
     }
+    findings
 }
 
 async fn database(config: &Config) -> Vec<Finding> {
@@ -104,7 +107,7 @@ async fn database(config: &Config) -> Vec<Finding> {
     let (mut findings, missing) = match wire::examine(config).await {
         Err(error) => return vec![Finding::wrong("database", error.to_string())],
         Ok(Examined::Memory) => return vec![Finding::ok("database", "memory")],
-        Ok(Examined::NoFile(_)) => return vec![Finding::ok("database", format!("{place}: made at the first start"))],
+        Ok(Examined::NoFile(_)) => return vec![no_file(config, &place)],
         Ok(Examined::Sqlite(found)) => {
             let version = format!("{place}, SQLite {}", found.version);
             let damage = found.damage.into_iter().map(|what| Finding::wrong("integrity", what));
@@ -129,6 +132,18 @@ async fn database(config: &Config) -> Vec<Finding> {
     findings
 }
 
+/// The server makes a file, and no folder for it.
+fn no_file(config: &Config, place: &str) -> Finding {
+    let folder = match &config.settings.database_url {
+        DatabaseUrl::Sqlite(path) => path.parent().filter(|folder| !folder.as_os_str().is_empty()),
+        _ => None,
+    };
+    match folder.filter(|folder| !folder.is_dir()) {
+        Some(missing) => Finding::wrong("database", format!("{place}: there is no folder {}", missing.display())),
+        None => Finding::ok("database", format!("{place}: made at the first start")),
+    }
+}
+
 fn postgres(config: &Config, place: &str, found: PostgresExamined) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("database", format!("{place}, Postgres {}", found.version))];
     if found.is_standby {
@@ -150,6 +165,11 @@ fn postgres(config: &Config, place: &str, found: PostgresExamined) -> Vec<Findin
         }
         _ => Finding::ok("connections", detail),
     });
+    findings.extend(found.unwritable.iter().map(|table| {
+        let detail =
+            format!("the role {} may not read and write {table}: GRANT SELECT, INSERT, UPDATE, DELETE", found.role);
+        Finding::wrong("business tables", detail)
+    }));
     findings.push(clock(found.now, SystemClock.now()));
     findings
 }

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use outrigger_testkit::postgres_database;
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::server::{SECRET, Server, command};
 
@@ -148,6 +149,58 @@ async fn the_doctor_finds_a_database_that_loses_data() {
     assert_eq!((code, state(&found, "durability").as_str()), (Some(1), "wrong"), "{found:?}");
     let (code, found) = findings(folder.path(), &[("DATABASE_URL", "postgres://127.0.0.1:1/x")]);
     assert_eq!((code, state(&found, "database").as_str()), (Some(1), "wrong"), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_doctor_finds_a_business_table_that_the_role_may_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = postgres_database().await;
+    let mut sql = PgConnection::connect(database.url()).await.unwrap();
+    let (_, rest) = database.url().split_once('@').unwrap();
+    let (_, name) = rest.split_once('/').unwrap();
+    // Roles are the cluster's, and the database's name is like no other.
+    let role = format!("role_{}", name.split('?').next().unwrap());
+    let set_up = format!(
+        "CREATE ROLE {role} LOGIN PASSWORD 'secret';
+         DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {role}', current_database()); END $$;
+         CREATE TABLE notes (id uuid PRIMARY KEY); CREATE TABLE others (id uuid PRIMARY KEY); GRANT ALL ON others TO {role}"
+    );
+    sqlx::raw_sql(AssertSqlSafe(set_up)).execute(&mut sql).await.unwrap();
+    let url = format!("postgres://{role}:secret@{rest}");
+    let variables = [
+        ("DATABASE_URL", &*url),
+        ("JWT_SECRET", SECRET),
+        ("OUTRIGGER_TABLES", r#"[{name="notes"},{name="others"},{name="nowhere"}]"#),
+    ];
+    let (code, found) = findings(folder.path(), &variables);
+    let detail = |found: &[Value]| {
+        let wrong: Vec<_> = found
+            .iter()
+            .filter(|finding| finding["state"] == "wrong" && finding["check"] == "business tables")
+            .map(|finding| finding["detail"].as_str().unwrap().to_owned())
+            .collect();
+        wrong.join(", ")
+    };
+    assert_eq!(code, Some(1));
+    assert!(detail(&found).contains(&format!("the role {role} may not read and write public.notes")), "{found:?}");
+    assert!(!detail(&found).contains("others"), "{found:?}");
+    let grant = format!("GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO {role}");
+    sqlx::raw_sql(AssertSqlSafe(grant)).execute(&mut sql).await.unwrap();
+    let (_, found) = findings(folder.path(), &variables);
+    assert_eq!(detail(&found), "", "{found:?}");
+    let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(AssertSqlSafe(gone)).execute(&mut sql).await.unwrap();
+}
+
+#[test]
+fn the_doctor_finds_files_and_folders_that_are_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, found) = findings(folder.path(), &[("DATABASE_URL", "sqlite://nowhere/x.db")]);
+    assert_eq!((code, state(&found, "database").as_str()), (Some(1), "wrong"), "{found:?}");
+    let missing = [("OUTRIGGER_TLS__CERT", "no.pem"), ("OUTRIGGER_TLS__KEY", "no.key")];
+    let (code, found) = findings(folder.path(), &missing);
+    let is_it = |finding: &Value| finding["state"] == "wrong" && finding["detail"].as_str().unwrap().contains("no.pem");
+    assert!(code == Some(1) && found.iter().any(is_it), "{found:?}");
 }
 
 #[test]

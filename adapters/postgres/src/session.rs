@@ -194,3 +194,18 @@ impl Open {
 pub(crate) fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(io::ErrorKind::TimedOut.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_role_is_the_systems_user_unless_the_url_names_one() {
+        let role = |url: &str| target(url, &PostgresOptions::default()).unwrap().get_username().to_owned();
+        assert_eq!(role("postgres://app@localhost/app"), "app");
+        if std::env::var_os("PGUSER").is_none() {
+            let id = std::process::Command::new("id").arg("-un").output().unwrap();
+            assert_eq!(role("postgres://localhost/app"), String::from_utf8(id.stdout).unwrap().trim());
+        }
+    }
+}

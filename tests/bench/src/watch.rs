@@ -73,8 +73,18 @@ impl WatchReport {
     }
 }
 
+/// Files that are open beside the connections of watchers, more than ever are.
+const OPEN_BESIDE: u64 = 200;
+
 /// Measures all of it on servers of its own.
 pub async fn run(bench: &WatchBench, progress: &dyn Progress) -> Result<WatchReport, BenchError> {
+    let needed = u64::from(bench.idle) + u64::from(bench.crowd) + OPEN_BESIDE;
+    // The servers get what this process may.
+    let allowed = rlimit::increase_nofile_limit(needed)?;
+    if allowed < needed {
+        let why = format!("so many watchers need {needed} open files, and there may be {allowed}: raise the limit, or have fewer");
+        return Err(BenchError::Refused(why));
+    }
     let folder = tempfile::tempdir()?;
     let server = Server::start(folder.path(), &bench.database_url)?;
     progress.begin("one node");

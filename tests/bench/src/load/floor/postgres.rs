@@ -96,7 +96,7 @@ impl PostgresFloor {
         }
         match limit.changes {
             Some(changes) => command.args(["-t", &changes.div_ceil(batch * u64::from(clients)).max(1).to_string()]),
-            None => command.args(["-T", &limit.time.as_secs().max(1).to_string()]),
+            None => command.args(["-T", &limit.time.as_secs().max(seconds_for(clients)).to_string()]),
         };
         let (processes, cpu) = (self.database.processes(), self.database.cpu());
         let output = succeeded("pgbench", command.arg(self.database.url()).output()?)?;
@@ -104,7 +104,9 @@ impl PostgresFloor {
         let cpu = self.database.cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
         let text = String::from_utf8_lossy(&output);
         let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse::<f64>().ok());
-        let tps = tps.filter(|tps| *tps > 0.0).ok_or_else(|| BenchError::Refused(format!("pgbench: {text}")))?;
+        let nothing =
+            || BenchError::Refused(format!("the floor was done with nothing in its time; it needs more: {text}"));
+        let tps = tps.filter(|tps| *tps > 0.0).ok_or_else(nothing)?;
         let times = self.times(&prefix)?;
         let (changes, wall) = (times.len() as u64 * batch, Duration::from_secs_f64(times.len() as f64 / tps));
         Ok(Sample { driven: Driven { changes, wall, times, bytes: 0 }, database_cpu: cpu, ..Sample::default() })
@@ -149,4 +151,9 @@ impl Drop for PostgresFloor {
         // That it stays is no failure of the run.
         let _ = self.database.ask("SET client_min_messages = warning; DROP SCHEMA IF EXISTS bench_floor CASCADE");
     }
+}
+
+/// Every client has to connect and to plan first, which must not be most of what is measured.
+fn seconds_for(clients: u32) -> u64 {
+    u64::from(clients).div_ceil(8).max(1)
 }
