@@ -82,7 +82,9 @@ pub async fn run(bench: &WatchBench, progress: &dyn Progress) -> Result<WatchRep
     // The servers get what this process may.
     let allowed = rlimit::increase_nofile_limit(needed)?;
     if allowed < needed {
-        let why = format!("so many watchers need {needed} open files, and there may be {allowed}: raise the limit, or have fewer");
+        let why = format!(
+            "so many watchers need {needed} open files, and there may be {allowed}: raise the limit, or have fewer"
+        );
         return Err(BenchError::Refused(why));
     }
     let folder = tempfile::tempdir()?;
