@@ -15,6 +15,7 @@ use outrigger_testkit::{Cluster, Settings, postgres_database};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -60,16 +61,22 @@ async fn in_between(url: &str, target: &PgConnectOptions) -> (Arc<TcpListener>, 
     (Arc::new(listener), through)
 }
 
+/// Passes the database's answers back to the store; what is left to do is to pass on what the store sends.
+async fn with_answers(store: TcpStream, target: &PgConnectOptions) -> (OwnedReadHalf, OwnedWriteHalf) {
+    let (from, mut back) = store.into_split();
+    let server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
+    let (mut answers, to) = server.into_split();
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+    (from, to)
+}
+
 /// Passes on what the store sends, one connection for each of its own, and counts its requests for an answer.
 fn counting(listener: Arc<TcpListener>, target: PgConnectOptions) -> Arc<AtomicUsize> {
     let syncs = Arc::<AtomicUsize>::default();
     let counter = Arc::clone(&syncs);
     tokio::spawn(async move {
         while let Ok((store, _)) = listener.accept().await {
-            let (mut from, mut back) = store.into_split();
-            let server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
-            let (mut answers, mut to) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            let (mut from, mut to) = with_answers(store, &target).await;
             let counter = Arc::clone(&counter);
             tokio::spawn(async move {
                 // Only the first message has no type.
@@ -247,10 +254,7 @@ async fn a_connection_has_its_place_until_it_is_closed() {
     let shared = (Arc::clone(&is_stuck), Arc::clone(&stuck));
     tokio::spawn(async move {
         while let Ok((store, _)) = listener.accept().await {
-            let (mut from, mut back) = store.into_split();
-            let server = TcpStream::connect((target.get_host(), target.get_port())).await.unwrap();
-            let (mut answers, mut to) = server.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+            let (mut from, mut to) = with_answers(store, &target).await;
             let (is_stuck, stuck) = shared.clone();
             tokio::spawn(async move {
                 let mut some = vec![0; 16 * 1024];

@@ -10,7 +10,7 @@ use outrigger_testkit::postgres_database;
 use sqlx::{Connection, PgConnection};
 
 use crate::assumed::assumed;
-use crate::support::{Fixture, apply, change, payload, plan, row, upload_of, user};
+use crate::support::{Fixture, apply, change, payload, plan, row, upload_of, user, wait_until_so_many_are_blocked};
 
 const NOTES: &str = "CREATE TABLE notes (id uuid PRIMARY KEY, text text CHECK (text <> 'bad'))";
 
@@ -35,18 +35,6 @@ async fn both(store: &PostgresStore, change: &Change) -> [Plan; 2] {
     [looked_up, assumed(store, &user("alice"), [change.clone()])]
 }
 
-/// Waits until that many statements of the store wait for locks.
-async fn until_blocked(sql: &mut PgConnection, count: i64) {
-    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                   AND application_name = 'outrigger' AND wait_event_type = 'Lock'";
-    let waiting = async {
-        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut *sql).await.unwrap() != count {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("so many wait");
-}
-
 /// Commits while `again` has the turn and waits for a row of the business table that another session holds back.
 async fn beside<T: Send + 'static>(
     fixture: &Fixture,
@@ -58,10 +46,10 @@ async fn beside<T: Send + 'static>(
     let held = "BEGIN; INSERT INTO notes (id) VALUES ('00000000-0000-0000-0000-000000000002')";
     sqlx::raw_sql(held).execute(&mut holding).await.unwrap();
     let again = tokio::spawn(again);
-    until_blocked(&mut watching, 1).await;
+    wait_until_so_many_are_blocked(&mut watching, 1).await;
     let store = fixture.store.clone();
     let commit = tokio::spawn(async move { store.commit(&user("alice"), commit).await });
-    until_blocked(&mut watching, 2).await;
+    wait_until_so_many_are_blocked(&mut watching, 2).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut holding).await.unwrap();
     (again.await.unwrap(), commit.await.unwrap())
 }

@@ -73,14 +73,21 @@ impl Fixture {
 
 /// Returns once a statement of a store on this database waits for a lock.
 pub(crate) async fn wait_until_blocked(sql: &mut PgConnection) {
+    wait_until_so_many_are_blocked(sql, 1).await;
+}
+
+/// Returns once so many statements of a store on this database wait for locks.
+pub(crate) async fn wait_until_so_many_are_blocked(sql: &mut PgConnection, count: i64) {
     let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                    AND application_name = 'outrigger' AND wait_event_type = 'Lock'";
     let waiting = async {
-        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut *sql).await.unwrap() == 0 {
+        while sqlx::query_scalar::<_, i64>(blocked).fetch_one(&mut *sql).await.unwrap() < count {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("a statement waits for a lock");
+    tokio::time::timeout(Duration::from_secs(10), waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{count} statements wait for locks"));
 }
 
 pub(crate) fn user(name: &str) -> UserId {
